@@ -7,21 +7,27 @@
 //! let authpi = Client::from_env()?;
 //! let spec = WebhookSpec::new("users", "https://example.com/hooks/authpi").events([EventType::UserCreated]);
 //! let made = authpi.webhooks().create(&spec).await?;
-//! // The secret is shown this once: keep it where the receiver finds it.
-//! let secret = made.secret.ok_or("a signed webhook comes with a secret")?;
+//! // AuthPI shows the secret only once: store it where the receiver finds it.
+//! let secret = made.secret.ok_or("AuthPI returned no secret")?;
 //! # let _ = secret;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`Client::builder`] takes the credential and says at once what is wrong with the settings;
-//! nothing here panics. A client is cheap to clone, and its clones share connections.
-//! [`Client::webhooks`], [`Client::events`] and [`Client::whoami`] lead to the operations. Each of
-//! them gives a [`Call`]: it can be given options (a deadline, a retry policy, an idempotency key,
-//! an ETag) and runs when it is awaited. All calls take one way, in `transport/call.rs`: check the
-//! arguments, find the account, send under one deadline, again where that is safe and may help
-//! ([`retry`]), and turn whatever comes back into a value or an [`Error`] that says whether the
-//! server may have acted, how often it was tried, and why not again.
+//! [`Client::builder`] takes the credential. [`ClientBuilder::build`] checks all settings, and
+//! returns an error, never a panic, if one is invalid. A client is cheap to clone, and its clones
+//! share connections.
+//!
+//! The operations are methods of [`Client::webhooks`] and [`Client::events`]; [`Client::whoami`] is
+//! one too. Each returns a [`Call`]. A call takes options, such as a timeout, a retry policy, an
+//! idempotency key or an ETag, and is sent when it is awaited:
+//!
+//! 1. The client checks the arguments.
+//! 2. It looks up the account, if that is not known yet.
+//! 3. It sends the request. After a failure, it retries if that is safe and may help ([`retry`]).
+//!    One deadline covers all attempts.
+//! 4. It returns a value or an [`Error`]. The error says whether the server may have acted, how
+//!    many attempts were made, and why there was no further one.
 //!
 //! # Errors
 //!
@@ -39,20 +45,23 @@
 //!     Err(error) if error.is_precondition_failed() => println!("another caller changed it: read it again"),
 //!     Err(error) if error.is_validation() => error.fields().iter().for_each(|wrong| println!("{}: {}", wrong.field, wrong.message)),
 //!     Err(error) if !error.may_have_run() => println!("not done: {error}"),
-//!     Err(error) => println!("done or not, look before doing it again: {error}"),
+//!     Err(error) => println!("perhaps done, check before you repeat it: {error}"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Odd answers
+//! # Unexpected members in responses
 //!
-//! One odd member of an answer does not make the rest of it unreadable. Half of a surrogate pair
-//! (`"\ud83d"`) is read as U+FFFD, `1.0` as an integer, and an optional member with an unexpected
-//! type as absent, except for a secret that is shown once. An item of a page that
-//! lacks a required member, or has one with an unexpected type, is in [`Page::unreadable`] as it
-//! came. `ensure` and `find` fail if such an item may be the webhook that they look for. What is
-//! kept raw ([`RawJson`](crate::RawJson)) is always kept as it was written.
+//! One unexpected member does not make the rest of a response unreadable:
+//!
+//! - Half of a surrogate pair (`"\ud83d"`) is read as U+FFFD, and `1.0` as an integer.
+//! - An optional member with an unexpected type is read as absent. The exception is a secret that
+//!   is shown only once: the response is then malformed.
+//! - An item of a page that lacks a required member, or has one with an unexpected type, is kept
+//!   raw in [`Page::unreadable`]. `ensure` and `find` fail if such an item may be the webhook that
+//!   they look for.
+//! - Raw JSON ([`RawJson`](crate::RawJson)) is always kept as it was written.
 //!
 //! # Pages
 //!
@@ -71,15 +80,15 @@
 //! Awaiting the call itself gives one [`Page`]; [`Items`] and [`Pages`] are streams
 //! (`futures_core::Stream`) over all of them.
 //!
-//! # Declared instead of called
+//! # Declaring a webhook
 //!
-//! What a service does when it starts is declared: see [`endpoint`](crate::endpoint), which is
-//! built on this client.
+//! A service can declare the webhook that it needs when it starts: see
+//! [`endpoint`](crate::endpoint), which is built on this client.
 //!
 //! # What it does not do
 //!
-//! It follows no redirect, since a credential must not travel to an address that is not configured.
-//! It repeats no call that could do its work twice: see [`retry`].
+//! The client does not follow redirects, since a credential must not be sent to an address that is
+//! not configured. It does not retry a call that might then be performed twice: see [`retry`].
 
 pub(crate) mod api;
 pub(crate) mod transport;

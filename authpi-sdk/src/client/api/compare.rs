@@ -1,32 +1,33 @@
-//! Compares what AuthPI shows with what it was given, apart from how it is written.
+//! Compares values that AuthPI returns with those that it was given, regardless of their notation.
 
 use serde_json::Value;
 use url::Url;
 
-/// Also equal if AuthPI normalizes an address (`https://a` and `https://a/`).
+/// Whether two addresses are equal, also if AuthPI has normalized one of them (`https://a` and
+/// `https://a/`).
 pub(crate) fn url(a: &str, b: &str) -> bool {
     a == b || matches!((Url::parse(a), Url::parse(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Whether everything declared is there. An object may have more members, since AuthPI may add its
-/// own.
-pub(crate) fn covers(there: &Value, declared: &Value) -> bool {
-    match (there, declared) {
-        (Value::Object(there), Value::Object(declared)) => declared
+/// Whether `actual` has everything that is declared. An object may have more members, since AuthPI
+/// may add its own.
+pub(crate) fn covers(actual: &Value, declared: &Value) -> bool {
+    match (actual, declared) {
+        (Value::Object(actual), Value::Object(declared)) => declared
             .iter()
-            .all(|(name, value)| there.get(name).is_some_and(|there| covers(there, value))),
-        (Value::Array(there), Value::Array(declared)) => {
-            there.len() == declared.len()
-                && there
+            .all(|(name, value)| actual.get(name).is_some_and(|actual| covers(actual, value))),
+        (Value::Array(actual), Value::Array(declared)) => {
+            actual.len() == declared.len()
+                && actual
                     .iter()
                     .zip(declared)
-                    .all(|(there, value)| covers(there, value))
+                    .all(|(actual, value)| covers(actual, value))
         }
         // In JSON, 1 and 1.0 are the same number.
-        (Value::Number(there), Value::Number(declared)) => {
-            there == declared || there.as_f64() == declared.as_f64()
+        (Value::Number(actual), Value::Number(declared)) => {
+            actual == declared || actual.as_f64() == declared.as_f64()
         }
-        _ => there == declared,
+        _ => actual == declared,
     }
 }
 

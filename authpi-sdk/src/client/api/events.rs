@@ -31,7 +31,7 @@ impl LoggedEvent {
         self.timestamp.timestamp().ok()
     }
 
-    /// The subject of the event; empty if the log has none, or not as an object of ids.
+    /// The subject of the event; empty if the log has none, or if it is not an object of ids.
     pub fn subject(&self) -> Subject {
         let raw = self.subject.as_ref();
         raw.and_then(|raw| json::read(raw.get()).ok())
@@ -132,7 +132,7 @@ impl Filter {
     }
 }
 
-/// The filters that both requests share.
+/// The filters that both operations share.
 macro_rules! filters {
     ($operation:ty) => {
         impl Call<$operation> {

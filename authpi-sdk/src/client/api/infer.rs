@@ -1,4 +1,4 @@
-//! Infers whether a change was made when its answer was lost.
+//! Infers whether a change was made although its answer was lost.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,15 +11,15 @@ use crate::{
 
 /// How it is known that a change was made.
 ///
-/// If an answer is lost and the retry finds another state (412) or nothing (404), the client reads
-/// the webhook. That shows its state, but not who changed it: if it is as the call wanted it,
-/// another caller may have made it so.
+/// If an answer is lost, and the retry finds another state (412) or no webhook (404), the client
+/// reads the webhook. If its state matches the call, the change counts as made; but another caller
+/// may have made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Applied {
-    /// AuthPI's answer says so.
+    /// AuthPI's answer confirms it.
     Confirmed,
-    /// The answer does not say so, but the state is as the call wanted it.
+    /// No answer confirms it, but the current state is the one that the call was to produce.
     Inferred,
 }
 
@@ -47,7 +47,8 @@ pub(crate) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
         })
 }
 
-/// Through its text: raw members may contain lone surrogates, which `serde_json::to_value` refuses.
+/// Converts through text: raw members may contain lone surrogates, which `serde_json::to_value`
+/// refuses.
 fn value(of: &impl Serialize) -> Option<Value> {
     json::read(&serde_json::to_string(of).ok()?).ok()
 }

@@ -52,7 +52,7 @@ impl DeliveryAuth {
 
     /// Uses this bearer token instead of one that AuthPI creates. No effect without a bearer token.
     ///
-    /// That AuthPI accepts one, as `bearer_token`, is assumed from its older API.
+    /// It is assumed, from AuthPI's older API, that it accepts one as `bearer_token`.
     #[must_use]
     pub fn with_bearer_token(mut self, token: impl Into<Secret>) -> Self {
         if let Kind::Bearer(given) | Kind::BearerSignature(given) = &mut self.0 {
@@ -88,13 +88,13 @@ impl DeliveryAuth {
     }
 }
 
-/// The webhook that a service wants.
+/// The webhook that a service needs.
 ///
 /// It has a name, an address, [the events to deliver](Self::events), and the authentication of
 /// deliveries, by default a signature. Events and authentication are always sent, because AuthPI's
-/// documentation differs about the defaults: according to its older guide, all events without
-/// authentication; according to its SDK, both are required. So `create` refuses a spec without
-/// events: call [`all_events`](Self::all_events) to get all of them.
+/// documentation contradicts itself about the defaults: according to its older guide, all events
+/// without authentication; according to its SDK, both are required. So `create` refuses a spec
+/// without events: call [`all_events`](Self::all_events) to get all of them.
 ///
 /// `Debug` shows no secret. The members of type [`RawJson`] are objects that AuthPI does not
 /// document.
@@ -183,7 +183,7 @@ impl WebhookSpec {
         self
     }
 
-    /// When deliveries are paused because too many fail.
+    /// The settings of the circuit breaker, which pauses deliveries when too many fail.
     pub fn circuit_breaker(mut self, circuit_breaker: RawJson) -> Self {
         self.circuit_breaker = Some(circuit_breaker);
         self
@@ -261,14 +261,14 @@ impl WebhookPatch {
         self
     }
 
-    /// Sets the authentication of deliveries. That this creates new secrets, even for the same
-    /// kind, is assumed.
+    /// Sets the authentication of deliveries. It is assumed that this creates new secrets, even if
+    /// the kind stays the same.
     pub fn auth(mut self, auth: &DeliveryAuth) -> Self {
         self.0.auth = Patch::Set(auth.to_update());
         self
     }
 
-    /// Resumes deliveries, including after too many failures.
+    /// Resumes deliveries, also if AuthPI paused them after too many failures.
     pub fn enable(mut self) -> Self {
         self.0.status = Patch::Set(SettableWebhookStatus::Active);
         self
@@ -304,7 +304,7 @@ impl WebhookPatch {
         self
     }
 
-    /// When deliveries are paused because too many fail.
+    /// The settings of the circuit breaker, which pauses deliveries when too many fail.
     pub fn circuit_breaker(mut self, circuit_breaker: impl Into<Patch<RawJson>>) -> Self {
         self.0.circuit_breaker = circuit_breaker.into();
         self

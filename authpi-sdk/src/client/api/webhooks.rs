@@ -76,9 +76,9 @@ impl Webhooks {
 
     /// Changes a webhook. Members that the patch does not set stay unchanged.
     ///
-    /// With [`Call::if_match`], it is safe to repeat: if an answer is lost, the client reads the
+    /// With [`Call::if_match`], the client can retry this call. If an answer was lost, it reads the
     /// webhook, and [`Updated::applied`] says how it is known that the change was made. A new
-    /// secret in a lost answer stays lost: [`Error::is_secret_lost`].
+    /// secret in a lost answer cannot be recovered: [`Error::is_secret_lost`].
     pub fn update(
         &self,
         webhook_id: impl Into<String>,
@@ -116,7 +116,7 @@ pub struct Created {
     pub secret: Option<Secret>,
     /// The bearer token of its deliveries, if any. **AuthPI shows it only once.**
     pub bearer_token: Option<Secret>,
-    /// The state, for [`Call::if_match`].
+    /// The ETag of the webhook's state, for [`Call::if_match`].
     pub etag: Option<ETag>,
     /// Whether this is the stored answer to an earlier call with the same idempotency key. The
     /// webhook may have been changed or deleted since.
@@ -135,10 +135,10 @@ pub struct Updated {
     /// The new bearer token of its deliveries, if the change created one. **AuthPI shows it only
     /// once.**
     pub bearer_token: Option<Secret>,
-    /// The new state, for [`Call::if_match`].
+    /// The ETag of the webhook's new state, for [`Call::if_match`].
     pub etag: Option<ETag>,
-    /// How it is known that the change was made. `Inferred`: the answer was lost, and the webhook
-    /// is as the patch wants it.
+    /// How it is known that the change was made. `Inferred`: the answer was lost, and the webhook's
+    /// state matches the patch.
     pub applied: Applied,
 }
 
@@ -146,8 +146,9 @@ pub struct Updated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deleted {
-    /// How it is known. `Inferred`: there is no such webhook. This call or another one deleted it,
-    /// or it never existed, perhaps because the id or the account is wrong.
+    /// How it is known that the webhook is deleted. `Inferred`: there is no such webhook. This call
+    /// or another one deleted it, or it never existed, perhaps because the id or the account is
+    /// wrong.
     pub applied: Applied,
 }
 
@@ -401,8 +402,8 @@ impl ToRequest for DeleteWebhook {
         if refused.says_there_is_none() {
             return gone;
         }
-        // 412 even at the first attempt: a deleted webhook may still be shown, with another state
-        // than the known one.
+        // A 412 counts even at the first attempt: a deleted webhook may still be readable, with
+        // another ETag than the known one.
         if !(refused.is_precondition_failed() || look.fate_unknown && refused.is_not_found()) {
             return Err(refused);
         }
@@ -554,7 +555,7 @@ fn without_secrets(auth: WithSecrets) -> WebhookAuth {
     }
 }
 
-/// The members without a field that are not secret.
+/// The members in `extra` that are not secret.
 fn shown(extra: Extra) -> Extra {
     let mut kept = Extra::default();
     for (name, value) in extra.into_iter().filter(|(name, _)| is_shown(name)) {

@@ -42,18 +42,18 @@ impl Client {
 
     /// The account that calls act on: the configured one, otherwise the credential's only account.
     ///
-    /// In the second case, the first call that needs it asks AuthPI once. The answer is kept for
-    /// this client and its clones.
+    /// In the second case, the first call that needs the account looks it up. The answer is kept
+    /// for this client and its clones.
     ///
     /// # Errors
-    /// When AuthPI cannot be asked, or the credential belongs to no account or to several
+    /// When the lookup fails, or the credential belongs to no account or to several
     /// ([`Error::is_configuration`]; the message lists them).
     pub async fn account_id(&self) -> Result<&str, Error> {
         self.account_by(|| self.whoami(), deadline(self.settings().timeout))
             .await
     }
 
-    /// `ask` makes the call, if it is needed.
+    /// As [`account_id`](Self::account_id), with a call made by `ask`.
     pub(crate) async fn account_by(
         &self,
         ask: impl FnOnce() -> Call<WhoAmI>,
@@ -68,7 +68,7 @@ impl Client {
             let me = ask().timeout(left).await?;
             only_account(&me)
         });
-        // A waiter has its own deadline, which may be earlier than that of the call in progress.
+        // This caller's deadline may be earlier than that of the lookup in progress.
         match tokio::time::timeout_at(deadline, account).await {
             Ok(account) => account
                 .map(|account| &**account)

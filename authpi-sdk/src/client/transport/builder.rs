@@ -100,8 +100,8 @@ impl ClientBuilder {
     /// and not empty, `AUTHPI_ACCOUNT_ID` and `AUTHPI_BASE_URL`. Settings made afterwards take
     /// precedence.
     ///
-    /// The first two names are those of AuthPI's documentation; the other two are ours. An access
-    /// token is not read from the environment, since it is only valid for a short time.
+    /// The first two names are from AuthPI's documentation; the other two are specific to this SDK.
+    /// An access token is not read from the environment, since it is only valid for a short time.
     ///
     /// # Errors
     /// When the key's id or secret is missing, or a variable is not Unicode.
@@ -116,7 +116,8 @@ impl ClientBuilder {
         Ok(builder)
     }
 
-    /// Authenticates with an API key: its id (`key_…`) and its secret. It acts on one account.
+    /// Authenticates with an API key: its id (`key_…`) and its secret. An API key acts on one
+    /// account.
     pub fn api_key(self, key_id: impl Into<String>, secret: impl Into<Secret>) -> Self {
         self.give(Given::ApiKey(key_id.into(), secret.into()))
     }
@@ -126,15 +127,15 @@ impl ClientBuilder {
         self.give(Given::AccessToken(token.into()))
     }
 
-    /// Authenticates with access tokens from this source. It is asked for another token when one is
-    /// about to expire or is refused (401). A call whose token is refused is sent once more with
-    /// the new one.
+    /// Authenticates with access tokens from this source. The client requests another token when
+    /// the current one is about to expire or is refused (401). A call whose token is refused is
+    /// sent once more with the new one.
     pub fn token_source(self, source: impl TokenSource) -> Self {
         self.give(Given::source(source))
     }
 
-    /// A credential of the same kind replaces the previous one. Different kinds contradict each
-    /// other, which `build` reports.
+    /// A credential of the same kind replaces the previous one. Credentials of different kinds are
+    /// an error of `build`.
     fn give(mut self, given: Given) -> Self {
         let kind = std::mem::discriminant(&given);
         self.credentials
@@ -150,8 +151,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The address of the API. Default: [`DEFAULT_BASE_URL`]. It has to be `https`, or `http` on
-    /// this machine, with or without a path, and without user, query or fragment.
+    /// The address of the API. Default: [`DEFAULT_BASE_URL`]. It must be `https`, or `http` on this
+    /// machine. It may have a path, but no user, query or fragment.
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
         self.base_url = Some(base_url.into());
         self
@@ -175,7 +176,7 @@ impl ClientBuilder {
     /// the call's time if that is less. Redeliveries, which wait for an endpoint's answer, have all
     /// of the call's time unless
     /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) is set.
-    /// Connecting may take at most 5 s of it.
+    /// Connecting may take at most 5 s of it, and at most three quarters.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
@@ -188,8 +189,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Limits the retries of this client and its clones together. Default: a [`TokenBucket`] of its
-    /// own. Several clients can share an `Arc` of one budget.
+    /// Limits the retries of this client and its clones together. Default: a separate
+    /// [`TokenBucket`] for each client. Several clients can share an `Arc` of one budget.
     pub fn retry_budget(mut self, budget: impl Budget) -> Self {
         self.budget = Some(Arc::new(budget));
         self
@@ -209,8 +210,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// - There is not exactly one of API key, access token and token source, or it is invalid: an
-    ///   id that does not start with `key_`, swapped halves, an empty value, or one that is not
-    ///   valid in a header.
+    ///   id that does not start with `key_`, id and secret in the wrong order, an empty value, or
+    ///   one that is not valid in a header.
     /// - The base URL, account id or user agent is invalid, or a timeout is zero.
     /// - The base URL is `https`, and this crate was built without the features `rustls` and
     ///   `native-tls`.
@@ -245,13 +246,13 @@ impl ClientBuilder {
         let mut http = reqwest::Client::builder()
             // A redirect would send the credential to an address that is not configured.
             .redirect(reqwest::redirect::Policy::none())
-            // Retries are decided where errors are typed, not below.
+            // Retries are decided by this crate, where errors are typed.
             .retry(reqwest::retry::never())
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT.min(timeout.min(attempt_timeout) / 4 * 3))
             .user_agent(user_agent(self.user_agent.as_deref())?);
         if base_url.scheme() == "http" {
-            // An emulator on this machine must not be reached through a proxy.
+            // An emulator must not be reached through a proxy.
             http = http.no_proxy();
         } else {
             http = http.https_only(true);
@@ -297,8 +298,8 @@ fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
     } else if url.query().is_some() || url.fragment().is_some() {
         "must not contain a query or fragment"
     } else if url.scheme() == "http" && !plain_http && !is_loopback(&url) {
-        "is plain http to another machine, which would show the credential to everyone on the way; \
-         `allow_plain_http` lets it be"
+        "must be https: plain http to another machine sends the credential unencrypted; \
+         use `allow_plain_http` to permit it"
     } else {
         return Ok(url);
     };

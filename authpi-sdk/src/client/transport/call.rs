@@ -1,6 +1,9 @@
 //! The path of every call.
 //!
-//! [`Call`] holds an operation with its arguments and the options of this call. Awaiting it runs [`run`]: it checks the arguments, finds the account, and sends the request before the call's deadline, again if that is safe and may help. Every failure of [`attempt`] is an [`Error`], including timeouts, so [`Attempts`] sees all of them in one place.
+//! [`Call`] holds an operation with its arguments and the options of this call. Awaiting it runs
+//! [`run`]: it checks the arguments, looks up the account, sends the request, and retries it before
+//! the call's deadline if that is safe and may help. Every failure of [`attempt`] is an [`Error`],
+//! including timeouts, so [`Attempts`] sees all of them in one place.
 
 use std::{
     fmt,
@@ -33,8 +36,8 @@ use crate::generated::api::{self, operations};
 
 /// A call to AuthPI that is sent when it is awaited.
 ///
-/// Nothing happens before that, and a call that is dropped is not made. A call can be cloned and
-/// made again, but with another idempotency key, unless one was set.
+/// Nothing is sent before that. A clone is a separate call: it has another idempotency key, unless
+/// one was set.
 #[derive(Clone)]
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<O> {
@@ -91,11 +94,11 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// Adds this header to each attempt. The same name again replaces the value.
+    /// Adds this header to each attempt. Replaces an earlier value of the same name.
     ///
-    /// Headers that the client sends itself cannot be replaced: credential, user agent, host,
-    /// headers of the body and the connection, and idempotency key and `If-Match`, which have their
-    /// own options. The call then fails with an invalid argument.
+    /// Headers that the client sends itself cannot be replaced: credential, user agent, host, and
+    /// the headers of the body and the connection. Idempotency key and `If-Match` have their own
+    /// options. With such a header, the call fails with an invalid argument.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.options.headers.insert(name, value);
         self
@@ -107,8 +110,8 @@ impl<O: Keyed> Call<O> {
     /// new random key.
     ///
     /// AuthPI keeps a key for 24 hours per account. The same call with the same key gets the stored
-    /// answer, including one-time secrets (that they are not blanked out is assumed). Another call
-    /// with it gets 422.
+    /// answer. It is assumed that this answer includes one-time secrets. Another call with the key
+    /// gets 422.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.options.idempotency_key = Some(key.into());
         self
@@ -119,19 +122,19 @@ impl<O: Conditional> Call<O> {
     /// Only performs the call if the resource still has this state; otherwise it fails with 412.
     /// Without it, the state is not checked.
     ///
-    /// It also makes a `PATCH` or `DELETE` safe to repeat: after the first time, the state has
-    /// changed. There is one exception: an ETag is a time in milliseconds, so two changes within
-    /// one millisecond share an ETag, and the second is not noticed.
+    /// It also makes a `PATCH` or `DELETE` safe to retry: after the first attempt that took effect,
+    /// the ETag no longer matches. There is one exception: an ETag is a time in milliseconds, so
+    /// two changes within one millisecond have the same ETag, and the second is not detected.
     pub fn if_match(mut self, etag: &ETag) -> Self {
         self.options.if_match = Some(etag.clone());
         self
     }
 
-    /// Retries this call although it has no [`if_match`](Self::if_match). It may be performed
-    /// twice, and so undo a change that another caller made in between.
+    /// Permits retries although this call has no [`if_match`](Self::if_match). The call may then be
+    /// performed twice, and undo a change that another caller made in between.
     ///
-    /// Without this and without an ETag, a `PATCH` or `DELETE` is only retried if the server has
-    /// certainly not acted. A POST does not need it, since it has an idempotency key.
+    /// With neither this option nor an ETag, a `PATCH` or `DELETE` is only retried if the server
+    /// has certainly not acted. A `POST` needs neither, since it has an idempotency key.
     pub fn retry_without_etag(mut self) -> Self {
         self.options.retry_without_etag = true;
         self
@@ -252,7 +255,7 @@ pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::PageParams {
 pub struct WithETag<T> {
     /// The value.
     pub value: T,
-    /// The state, for [`Call::if_match`].
+    /// The ETag, for [`Call::if_match`].
     pub etag: Option<ETag>,
 }
 
@@ -262,9 +265,9 @@ pub struct WithETag<T> {
 pub struct WithReplay<T> {
     /// The value.
     pub value: T,
-    /// The state, if the answer contains one.
+    /// The ETag, if the answer contains one.
     pub etag: Option<ETag>,
-    /// Whether this is the stored answer to an earlier call under the same idempotency key.
+    /// Whether this is the stored answer to an earlier call with the same idempotency key.
     pub replayed: bool,
 }
 
@@ -277,8 +280,8 @@ pub(crate) mod sealed {
         type Wire: Send;
         /// The operation in AuthPI's description.
         const OPERATION: operations::Operation;
-        /// Whether AuthPI's answer waits for an endpoint's answer. Such an attempt is not cut short
-        /// in order to retry.
+        /// Whether AuthPI waits for an endpoint before it answers. Such an attempt has no time
+        /// limit, unless the caller sets one.
         const WAITS_FOR_AN_ENDPOINT: bool = false;
 
         /// # Errors
@@ -296,7 +299,8 @@ pub(crate) mod sealed {
         where
             Self: super::Operation;
 
-        /// Handles a refusal, if the current state can show that an earlier attempt took effect.
+        /// Handles a failed attempt. May return a success if the current state shows that an
+        /// earlier attempt took effect.
         fn settle(
             &self,
             refused: Error,
@@ -308,7 +312,7 @@ pub(crate) mod sealed {
             std::future::ready(Err(refused))
         }
 
-        /// Whether its answer is the only place with a secret, and cannot be fetched again.
+        /// Whether only its answer contains a new secret, and that answer cannot be fetched again.
         fn shows_a_secret_once(&self) -> bool {
             false
         }
@@ -320,7 +324,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// What one attempt is made with.
+/// The parameters of one attempt.
 pub struct Attempt<'a> {
     pub(crate) api: &'a api::Client,
     pub(crate) account: &'a str,
@@ -353,7 +357,7 @@ impl<T> Reply<T> {
     }
 }
 
-/// What an operation needs to read the current state during a call.
+/// Reads the current state during a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Recheck<'a> {
     client: &'a Client,
@@ -426,7 +430,7 @@ async fn attempts<O: Operation>(
     });
     let mut renewed = false;
     loop {
-        // Key and deadline belong to the call, everything below to one attempt.
+        // Key and deadline belong to the call; everything below belongs to one attempt.
         let authorization = settings.credentials.authorization(deadline).await;
         let authorization = authorization
             .map_err(|error| attempts.over(error.under(key.clone()), RetryStop::Permanent))?;
@@ -445,8 +449,8 @@ async fn attempts<O: Operation>(
         let error = if error.is_unauthorized() && !renewed {
             match settings.credentials.replace(&authorization, deadline).await {
                 Ok(true) => {
-                    // Once, whatever the policy: the server has not acted, and this token has not
-                    // been tried.
+                    // Once, whatever the policy says: the server has not acted, and the new token
+                    // has not been tried.
                     renewed = true;
                     attempts.renewed(&error);
                     continue;
@@ -475,7 +479,7 @@ async fn attempts<O: Operation>(
     }
 }
 
-/// Whether performing it twice has the effect of performing it once.
+/// Whether performing the call twice has the same effect as performing it once.
 fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
     let operation = O::OPERATION;
     match operation.method {

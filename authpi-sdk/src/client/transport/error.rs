@@ -16,11 +16,11 @@ type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Why a call failed.
 ///
-/// It is opaque: predicates distinguish the cases, so that a new case is not a breaking change.
+/// It is opaque. Predicates distinguish the cases, so that a new case is not a breaking change.
 /// [`Error::may_have_run`] says whether the server may have acted, which decides whether repeating
-/// the call is safe. [`Error::attempts`] and [`Error::retry_stop`] say what the client has tried.
-/// Neither `Debug` nor `Display` contains a header or a body, but both contain AuthPI's own error
-/// information (code, description, fields, reference).
+/// the call is safe. [`Error::attempts`] and [`Error::retry_stop`] say how often the client has
+/// tried, and why it stopped. Neither `Debug` nor `Display` contains a header or a body, but both
+/// contain AuthPI's own error information (code, description, fields, reference).
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -199,7 +199,7 @@ impl Error {
         self
     }
 
-    /// Adds the answer. A refusal says for itself whether the server may have acted.
+    /// Adds the answer. The status of a refusal determines whether the server may have acted.
     pub(crate) fn answered(mut self, answer: Response) -> Self {
         if !answer.status.is_success() {
             self.0.complaint = ApiErrorBody::read(&answer.body);
@@ -234,7 +234,7 @@ impl Error {
     }
 
     pub(crate) fn under(mut self, key: Option<Key>) -> Self {
-        // Without a key, it cannot be about another attempt.
+        // Without a key, the conflict is not with another attempt at this call.
         if key.is_none() && self.is_conflict() {
             self.0.may_have_run = false;
         }
@@ -242,7 +242,7 @@ impl Error {
         self
     }
 
-    /// For an operation whose answer is the only place with a secret that it created.
+    /// For an operation that creates a secret which only its answer contains.
     pub(crate) fn with_its_secret(mut self) -> Self {
         self.0.secret_lost = self.0.may_have_run;
         self
@@ -283,13 +283,15 @@ impl Error {
 
     /// Whether the server may have acted on the call, in any attempt.
     ///
-    /// `false`: it has not, and repeating the call is safe. The call was not sent (invalid
-    /// argument, no connection), or it was refused with a status that says so (any 4xx except the
-    /// two below). `true`: it may have. An attempt was sent and no complete answer arrived, the
-    /// answer is not the expected one, or its status is a redirect, 408, 409 to a POST (the same
-    /// call may be in progress under the same idempotency key) or a 5xx. If it cannot be known, it
-    /// is `true`, for example for an attempt whose own, shorter timeout ended while it was
-    /// connecting.
+    /// - `false`: the server has not acted, and repeating the call is safe. The call was not sent
+    /// (for example an invalid argument, or no connection), or it was refused with a 4xx other than
+    /// those below.
+    /// - `true`: the server may have acted. An attempt was sent and no complete answer arrived, the
+    ///   answer is not the expected one, or its status is a redirect, 408, 409 to a `POST` (the
+    ///   same call may be in progress with the same idempotency key) or a 5xx.
+    ///
+    /// If it is not known, the result is `true`, for example for an attempt whose timeout passed
+    /// while it was connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
     }
@@ -308,16 +310,17 @@ impl Error {
     ///
     /// If the server may have acted, the same call with this key
     /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24 hours
-    /// returns the lost answer, and only does its work if it was not done.
+    /// returns the lost answer. It is only performed if it was not performed before.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
     }
 
-    /// Whether a secret is lost that AuthPI has created, or may have created, for this call: a
-    /// change of a webhook's authentication whose answer did not arrive. Create another one by
-    /// repeating the change with the webhook's current ETag.
+    /// Whether this call has, or may have, created a secret that is now lost: it changed a
+    /// webhook's authentication, and the answer did not arrive. To create another secret, repeat
+    /// the change with the webhook's current ETag.
     ///
-    /// Never for `create`: its answer can be fetched again, see [`Error::idempotency_key`].
+    /// Always `false` for `create`, since its answer can be fetched again: see
+    /// [`Error::idempotency_key`].
     pub fn is_secret_lost(&self) -> bool {
         self.0.secret_lost
     }
@@ -339,7 +342,7 @@ impl Error {
 
     /// The id of the failed operation, as in AuthPI's description (`webhooks.create`).
     ///
-    /// It is `me.get` if another call needed the account and looking it up failed.
+    /// It is `me.get` if the call had to look up the account first and that failed.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
@@ -387,8 +390,8 @@ impl Error {
     /// 422: the idempotency key was used for another call within the last 24 hours.
     ///
     /// AuthPI documents it as `invalid_request`, without saying how it differs from an invalid
-    /// body. Assumed: its `fields` name the key, or there are none. Only for a key of the caller,
-    /// since the client never reuses its own.
+    /// body. Assumed: its `fields` name the key, or there are none. Always `false` for a key that
+    /// the client created, since it never reuses one.
     pub fn is_idempotency_key_reused(&self) -> bool {
         let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
         self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
@@ -429,7 +432,8 @@ impl Error {
     }
 
     /// 412: the resource's state differs from `If-Match`; [`Error::current_etag`] may have the
-    /// current one. Not if the call itself made that state: see [`Error::is_secret_lost`].
+    /// current one. `false` if the call itself may have produced that state: see
+    /// [`Error::is_secret_lost`].
     pub fn is_precondition_failed(&self) -> bool {
         self.has_status(StatusCode::PRECONDITION_FAILED) && self.0.kind != Kind::SecretLost
     }
@@ -445,8 +449,8 @@ impl Error {
     }
 
     /// How long to wait before the next attempt: from the body, otherwise from the `Retry-After`
-    /// header (seconds or a date). Rounded up to whole seconds; a number that is too large is
-    /// [`Duration::MAX`].
+    /// header (seconds or a date). A number of seconds is rounded up to a whole number; if it is
+    /// too large, this is [`Duration::MAX`].
     pub fn retry_after(&self) -> Option<Duration> {
         let answer = self.0.answer.as_ref()?;
         self.0
@@ -465,7 +469,7 @@ impl Error {
         self.0.complaint.description.as_deref()
     }
 
-    /// The reference for AuthPI's support.
+    /// The reference to give to AuthPI's support.
     pub fn reference(&self) -> Option<&str> {
         self.0.complaint.reference.as_deref()
     }
@@ -475,9 +479,9 @@ impl Error {
         self.0.complaint.retryable
     }
 
-    /// The invalid members of the request, at most the first 100. Texts are cut at 4096 characters,
-    /// as in [`description`](Self::description); [`code`](Self::code) and
-    /// [`reference`](Self::reference) at 300.
+    /// The invalid members of the request, at most the first 100. Their texts and
+    /// [`description`](Self::description) are truncated to 4096 characters, [`code`](Self::code)
+    /// and [`reference`](Self::reference) to 300.
     pub fn fields(&self) -> &[FieldError] {
         &self.0.complaint.fields
     }
@@ -499,7 +503,7 @@ impl Error {
     }
 }
 
-/// What a status other than success says about the call.
+/// Whether the server may have acted if it answered with this status, which is not a success.
 fn may_have_run(status: StatusCode) -> bool {
     !status.is_client_error()
         || status == StatusCode::REQUEST_TIMEOUT
@@ -579,7 +583,7 @@ impl fmt::Display for Error {
             write!(f, " (reference {})", OneLine(reference))?;
         }
         if self.is_idempotency_key_reused() {
-            f.write_str("; was the idempotency key used for another call?")?;
+            f.write_str("; the idempotency key may have been used for another call")?;
         }
         if self.may_have_run() {
             f.write_str("; the server may have acted")?;
@@ -597,7 +601,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The number of members that a message names.
+/// The maximum number of invalid members in a message.
 const SHOWN_FIELDS: usize = 10;
 
 /// Text of the server in a one-line message: without control characters, and of limited length.

@@ -4,12 +4,13 @@ use std::{fmt, str::FromStr};
 
 use http::{HeaderMap, header};
 
-/// The state of a resource, as AuthPI names it: a quoted string that changes with each change.
+/// An identifier of a resource's state: a quoted string that changes with each change of the
+/// resource.
 ///
 /// AuthPI documents strong ETags on single resources: the time of the last change in Unix
-/// milliseconds, in quotes. So two changes within one millisecond share an ETag. It comes with a
-/// [`WithETag`](crate::client::transport::WithETag) value and goes back through
-/// [`Call::if_match`](crate::client::transport::Call::if_match).
+/// milliseconds, in quotes. So two changes within one millisecond have the same ETag. Operations
+/// return it, for example in [`WithETag`](crate::client::transport::WithETag), and
+/// [`Call::if_match`](crate::client::transport::Call::if_match) takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ETag(String);
 

@@ -126,7 +126,7 @@ pub(crate) fn exchange<T>(
             Err(_elapsed) => {
                 Err(Error::new(Kind::Timeout { connecting: false }, true).answered(answer))
             }
-            // The status is enough, even if the body was cut off or does not end.
+            // For a refusal, the status is enough, even if the body was cut off or does not end.
             Ok(_) if !answer.status.is_success() => Err(Error::refused(answer)),
             Ok(End::Broken(error)) => Err(not_exchanged(error).answered(answer)),
             Ok(End::TooLarge) => Err(Error::too_large(answer)),
@@ -218,8 +218,8 @@ fn not_exchanged(error: reqwest::Error) -> Error {
     failed.caused_by(error.without_url())
 }
 
-/// What the proxy did, if it was the proxy. The HTTP library only reports it as text, without the
-/// status.
+/// The proxy's fault, if a proxy caused the error. The HTTP library only reports it as text,
+/// without the status.
 fn proxy_fault(error: &reqwest::Error) -> Option<ProxyFault> {
     let mut causes =
         std::iter::successors(std::error::Error::source(error), |cause| cause.source());
@@ -244,7 +244,7 @@ fn proxy_fault(error: &reqwest::Error) -> Option<ProxyFault> {
 /// library as an error of its own. Failures of the network are I/O errors.
 fn may_connect_later(error: &reqwest::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    // OpenSSL only reports in its text that the peer has hung up.
+    // OpenSSL reports only in its text that the peer closed the connection.
     if causes
         .clone()
         .any(|cause| cause.to_string() == "unexpected EOF")

@@ -19,16 +19,16 @@ pub struct Page<T> {
     /// Whether AuthPI says that another page follows. A short or empty page may be followed by
     /// others.
     pub has_more: bool,
-    /// How many items of this page AuthPI could not show.
+    /// How many items of this page AuthPI could not return.
     pub invalid_count: u64,
-    /// Items that this version cannot read, raw: a required member is missing or has an unexpected
-    /// type than described. They are logged; the other items of the page are in `items`. (An
+    /// Items that this version cannot read, as raw JSON: a required member is missing or has an
+    /// unexpected type. Their number is logged. The other items of the page are in `items`. (An
     /// optional member with an unexpected type is read as absent.)
     pub unreadable: Vec<RawJson>,
 }
 
 impl<T> Page<T> {
-    /// The cursor to continue with, if there is more: the argument of
+    /// The cursor of the next page, if there is one: the argument of
     /// [`Call::cursor`](crate::client::transport::Call::cursor).
     pub fn next_page(&self) -> Option<&str> {
         self.next_cursor
@@ -62,8 +62,8 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
         }
         Ok(Self {
             data: items,
-            // If it cannot be read, there may be more: the items are returned, and the end is not
-            // assumed.
+            // If this member is missing or not a boolean, there may be more pages: the items are
+            // returned, and the list does not end here.
             has_more: Option::member("has_more", has_more)?.unwrap_or(true),
             next_cursor: FromRaw::member("next_cursor", next_cursor)?,
             invalid_count: FromRaw::member("invalid_count", invalid_count)?,

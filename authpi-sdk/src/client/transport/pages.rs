@@ -41,16 +41,17 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 ///
 /// **The end.** The stream ends when AuthPI says that the list is complete, never because a page is
 /// short or empty. It also ends with the first error, which is its last element. The pages before
-/// the error are valid, [`cursor`](Self::cursor) is that of the page that failed, and after
-/// [`resume`](Self::resume) the next element is that page again. (It does not resume by itself, so
-/// that a loop that ignores errors ends.)
+/// the error are valid, and [`cursor`](Self::cursor) is that of the page that failed.
+/// [`resume`](Self::resume) makes the stream request that page again. (The stream does not resume
+/// on its own, so that a loop that ignores errors ends.)
 ///
-/// A page that says there are more (`has_more`) but has no cursor, or an empty one, is not the end
-/// either. After that page comes [`Error::is_malformed_response`], and [`resume`](Self::resume)
-/// requests the page again.
+/// A page with `has_more` but without a cursor, or with an empty one, is not the end either. After
+/// that page, the stream returns an error ([`Error::is_malformed_response`]), and
+/// [`resume`](Self::resume) makes it request the page again.
 ///
 /// A list whose cursors repeat has no end. The stream detects the first cursor that it has followed
-/// before, and ends with [`Error::is_malformed_response`] after the page that contained it.
+/// before. After the page that contained it, the stream ends with an error
+/// ([`Error::is_malformed_response`]).
 ///
 /// ```no_run
 /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
@@ -77,7 +78,7 @@ enum State {
     More,
     /// The page at the cursor is next, but the cursor has been followed before.
     Repeats,
-    /// There is another page, but AuthPI did not say where.
+    /// There is another page, but AuthPI returned no cursor for it.
     NoCursor,
     /// An error was returned.
     Failed,
@@ -116,7 +117,7 @@ impl<O: Paged> Pages<O> {
         self.state == State::Finished
     }
 
-    /// After an error: continues with the page that failed. Otherwise it does nothing.
+    /// After an error, continues with the page that failed. Otherwise, does nothing.
     pub fn resume(&mut self) {
         if self.state == State::Failed {
             self.state = State::More;
@@ -173,8 +174,8 @@ fn no_cursor() -> Error {
     )
 }
 
-/// Cursors may have any length, and a list any number of them. This much of a hash does not collide
-/// by chance.
+/// A digest of a cursor: cursors may have any length, and a list any number of them. Half of a
+/// SHA-256 hash does not collide by chance.
 fn digest(cursor: &str) -> [u8; 16] {
     let digest: [u8; 32] = Sha256::digest(cursor).into();
     let mut half = [0; 16];
@@ -257,13 +258,14 @@ impl<O: Paged> Items<O> {
         self.buffered.as_slice().is_empty() && self.pages.is_finished()
     }
 
-    /// How many items of the pages so far are missing: those that AuthPI could not show, according
-    /// to its count, and those that this version could not read ([`Page::unreadable`]).
+    /// How many items of the pages so far were not returned: those that AuthPI could not return
+    /// ([`Page::invalid_count`]), and those that this version could not read
+    /// ([`Page::unreadable`]).
     pub fn invalid_count(&self) -> u64 {
         self.invalid_count
     }
 
-    /// After an error: continues with the page that failed. Otherwise it does nothing.
+    /// After an error, continues with the page that failed. Otherwise, does nothing.
     pub fn resume(&mut self) {
         self.pages.resume();
     }

@@ -1,4 +1,4 @@
-//! An answer that is not the expected one, and what can be read from it.
+//! An answer, and AuthPI's error information in it.
 
 use std::{fmt, time::Duration};
 
@@ -58,7 +58,7 @@ impl Response {
         (end > 0).then(|| &text[..end])
     }
 
-    /// Drops the rest of the body: an error may be kept for long.
+    /// Drops the rest of the body, since an error may be kept for a long time.
     pub(crate) fn shortened(mut self) -> Self {
         // A character of UTF-8 has at most four bytes.
         const MAX_KEPT_BYTES: usize = 4 * KEPT_CHARS;
@@ -88,7 +88,7 @@ fn seconds(text: &str) -> Option<Duration> {
 
 /// A date in the current form of HTTP, or in one of the two obsolete forms that recipients must
 /// accept (RFC 9110, 5.6.7). The day of the week is ignored, so a wrong one does not matter. A date
-/// beyond jiff's range is its end.
+/// that is out of jiff's range becomes the last one in it.
 fn http_date(text: &str) -> Option<Timestamp> {
     let without_weekday = text
         .split_once([',', ' '])
@@ -127,8 +127,8 @@ const KEPT_NAME: usize = 300;
 const KEPT_FIELDS: usize = 100;
 
 /// AuthPI's error envelope. Every member may be missing, and a member with an unexpected type is
-/// ignored: a gateway's own JSON must not hide the status. However long an answer is, little of it
-/// is kept.
+/// ignored: a gateway's own JSON must not hide the status. Only a limited part of a long answer is
+/// kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ApiErrorBody {
     pub(crate) code: Option<ErrorCode>,
@@ -138,7 +138,7 @@ pub(crate) struct ApiErrorBody {
     pub(crate) retry_after: Option<Duration>,
     /// The first invalid members.
     pub(crate) fields: Vec<FieldError>,
-    /// The number of further ones.
+    /// The number of further invalid members.
     pub(crate) more_fields: usize,
     pub(crate) current_etag: Option<ETag>,
 }

@@ -14,8 +14,9 @@ use crate::telemetry::{CALL_RETRIES, CALLS};
 /// The span of a call, from when it is awaited until it returns.
 pub(crate) const SPAN: &str = "authpi.call";
 
-/// The span of a call. `attempt` is the number of attempts so far, `status` that of the last
-/// answer, `reference` is for AuthPI's support, `duration_ms` is that of the whole call.
+/// The span of a call. `attempt` is the number of attempts so far, `status` is that of the last
+/// answer, `reference` is for AuthPI's support, and `duration_ms` is the duration of the whole
+/// call.
 pub(crate) fn span(operation: &'static str) -> Span {
     tracing::info_span!(
         SPAN,

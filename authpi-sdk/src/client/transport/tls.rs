@@ -1,4 +1,5 @@
-//! TLS for the client. A missing part is an error here, never a panic or a failed call later.
+//! TLS for the client. Missing certificates or features are an error when the client is built, not
+//! a panic or a failed call later.
 
 use super::build_error::BuildError;
 
@@ -14,9 +15,9 @@ pub(crate) fn set_up(
     use rustls_platform_verifier::Verifier;
 
     let broken = |error: rustls::Error| BuildError::new("could not set up TLS").caused_by(error);
-    // The process's choice has precedence. If there is none, ring is installed as the default: with
-    // our features enabled, another `reqwest` client in this process without its own TLS would find
-    // no provider and panic when it is built.
+    // The provider of the process takes precedence. If there is none, ring is installed as the
+    // default: with this crate's features enabled, another `reqwest` client in this process,
+    // without a TLS feature of its own, would find no provider and panic when it is built.
     if CryptoProvider::get_default().is_none() {
         // Another thread may have installed one first.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -93,7 +94,7 @@ pub(crate) fn set_up(
 ) -> Result<reqwest::ClientBuilder, BuildError> {
     if https {
         return Err(BuildError::new(
-            "the base URL is https, but authpi-sdk was built without TLS: turn on its feature `rustls` or `native-tls`",
+            "the base URL is https, but authpi-sdk was built without TLS: enable its feature `rustls` or `native-tls`",
         ));
     }
     Ok(http)

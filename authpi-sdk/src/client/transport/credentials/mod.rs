@@ -80,8 +80,8 @@ impl Credentials {
         })
     }
 
-    /// A secret that all callers with the same credential share and that does not change, to derive
-    /// keys from. `None` for tokens from a source.
+    /// A secret to derive keys from. All callers with the same credential share it, and it does not
+    /// change. `None` for tokens from a source.
     pub(crate) fn lasting_secret(&self) -> Option<&[u8]> {
         match self {
             Self::Fixed { authorization, .. } => Some(authorization.header.as_bytes()),
@@ -99,7 +99,7 @@ impl Credentials {
         }
     }
 
-    /// Drops a credential that AuthPI has refused. Returns whether there is another one now.
+    /// Drops a credential that AuthPI has refused. Returns whether there is now another one.
     pub(super) async fn replace(
         &self,
         refused: &Authorization,

@@ -1,8 +1,9 @@
-//! Tokens that are renewed.
+//! Access tokens from a source, renewed before they expire.
 //!
 //! If many calls need a new token, the source is asked once, and all of them get its answer, a
-//! token or an error. A valid token is used while it is being renewed, and kept if that fails or
-//! takes long. A token that AuthPI refuses is dropped, unless it has been replaced already.
+//! token or an error. A valid token is used while it is being renewed, and kept if the renewal
+//! fails or takes long. A token that AuthPI refuses is dropped, unless it has been replaced
+//! already.
 //!
 //! The source runs in a task of its own, so that a call that gives up does not cancel an operation
 //! that may only work once: the exchange of a refresh token.
@@ -25,8 +26,8 @@ use tracing::Instrument as _;
 use super::{AccessToken, AnySource, Authorization, Error, bearer};
 use crate::client::transport::error::Kind;
 
-/// How long before its expiry a token is renewed; less for a token that is valid for less than five
-/// times that.
+/// How long before its expiry a token is renewed. A token that is valid for less than five times
+/// this is renewed in the last fifth of its time.
 const AHEAD: Duration = Duration::from_mins(1);
 
 /// The pause after a failed renewal, while the token is still valid.
@@ -35,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// How long a call with a valid token waits for a new one.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
 
-/// The time limit of a source.
+/// The time limit of one request to a source.
 pub(super) const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A source's tokens.
@@ -55,7 +56,7 @@ struct State {
     tokens: u64,
     /// The number of answers of the source so far.
     answers: u64,
-    /// Its last answer, if that was an error.
+    /// The source's last answer, if that was an error.
     failure: Option<Shared>,
 }
 
@@ -99,7 +100,7 @@ impl Renewed {
                         self.0.state().fail(failure(panicked));
                         Ok(good)
                     }
-                    // It takes long, or failed; the valid token is used.
+                    // The renewal takes long or failed: the valid token is used.
                     _ => Ok(good),
                 }
             }
@@ -119,7 +120,7 @@ impl Renewed {
     }
 
     /// Drops the token that AuthPI has refused, unless it has been replaced. Returns whether there
-    /// is another one now.
+    /// is now another one.
     pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
         {
             let mut state = self.0.state();
@@ -135,7 +136,7 @@ impl Renewed {
         Ok(self.authorization().await?.header != refused.header)
     }
 
-    /// Continues even if the caller gives up.
+    /// Asks the source in a task, which continues even if the caller gives up.
     fn ask(&self, turn: OwnedMutexGuard<()>) -> JoinHandle<Result<Authorization, Error>> {
         let inner = Arc::clone(&self.0);
         let asking = async move {

@@ -9,8 +9,8 @@ use crate::signature::Secret;
 
 /// A source of access tokens.
 ///
-/// AuthPI's own SDK takes a callback for this and documents no more: getting a token from an issuer
-/// is not part of the Core API. An async closure implements this trait:
+/// AuthPI's own SDK takes a callback for this. How to get a token from an issuer is not part of the
+/// Core API. An async closure implements this trait:
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -31,8 +31,8 @@ use crate::signature::Secret;
 pub trait TokenSource: Send + Sync + 'static {
     /// Returns a new access token.
     ///
-    /// It is never called concurrently for one client. It runs in a task of its own, which
-    /// continues when the call that needed the token gives up. It is dropped after 30 s.
+    /// It is never called concurrently for one client. It runs in a separate task, which continues
+    /// when the call that needed the token gives up. The task is dropped after 30 s.
     ///
     /// # Errors
     /// When there is no token. The error becomes the cause of the call's error, so it must not
@@ -71,15 +71,16 @@ impl AccessToken {
         }
     }
 
-    /// Sets how long it is valid from now. It is renewed a minute before, or in the last fifth of
-    /// its time if that is shorter.
+    /// Sets how long the token is valid from now. It is renewed a minute before its expiry, or in
+    /// the last fifth of its time if that is shorter.
     pub fn expires_in(mut self, time: Duration) -> Self {
-        // An endless time means no expiry.
+        // A time that is too large for the clock means no expiry.
         self.ends = Instant::now().checked_add(time);
         self
     }
 
-    /// Sets its expiry, by this machine's clock. Renewed as for [`expires_in`](Self::expires_in).
+    /// Sets the token's expiry, by this machine's clock. It is renewed as with
+    /// [`expires_in`](Self::expires_in).
     pub fn expires_at(self, at: Timestamp) -> Self {
         let left = at.duration_since(Timestamp::now());
         self.expires_in(Duration::try_from(left).unwrap_or(Duration::ZERO))

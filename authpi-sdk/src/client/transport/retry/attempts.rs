@@ -14,7 +14,7 @@ const TIMER_TICK: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'a> {
     pub(crate) operation: &'static str,
-    /// Whether performing it twice has the effect of performing it once.
+    /// Whether performing the call twice has the same effect as performing it once.
     pub(crate) safe: bool,
     pub(crate) keyed: bool,
     pub(crate) policy: &'a RetryPolicy,
@@ -70,8 +70,8 @@ impl<'a> Attempts<'a> {
         self.terms.budget.succeeded(self.paid);
     }
 
-    /// There is a new access token instead of the refused one: one more attempt, at once and free
-    /// of charge.
+    /// A new access token has replaced the refused one. Permits one more attempt, at once, which
+    /// neither the policy nor the budget counts.
     pub(crate) fn renewed(&mut self, error: &Error) {
         self.may_have_run |= error.may_have_run();
         telemetry::repeated(
@@ -96,8 +96,8 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Why and after what pause the call is retried, or why not. The budget comes last, so that
-    /// no budget is wasted.
+    /// Decides whether the call is retried: the reason and the pause, or why not. The budget comes
+    /// last, so that none is spent without a retry.
     fn judge(&mut self, error: &Error) -> Result<(RetryReason, Duration), RetryStop> {
         let Terms {
             operation,
@@ -126,8 +126,8 @@ impl<'a> Attempts<'a> {
             return Err(RetryStop::Attempts);
         }
         let wait = policy.wait(counted, error.retry_after());
-        // The timer rounds up, so after a pause that ends just before the deadline there would be
-        // no time for an attempt.
+        // The timer rounds up, so a pause that ends just before the deadline would leave no time
+        // for an attempt.
         if wait.saturating_add(TIMER_TICK) > deadline.saturating_duration_since(Instant::now()) {
             return Err(RetryStop::Deadline);
         }

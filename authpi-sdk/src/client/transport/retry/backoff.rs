@@ -32,7 +32,8 @@ impl Default for ExponentialBackoff {
 }
 
 impl ExponentialBackoff {
-    /// Pauses of at most `first` at first, and never more than `longest`. Two zeros: no pause.
+    /// The first pause is at most `first`, and no pause is longer than `longest`. If both are zero,
+    /// there is no pause.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest }
     }

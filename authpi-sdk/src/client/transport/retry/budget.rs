@@ -13,8 +13,8 @@ use super::RetryReason;
 /// A budget for retries, shared by the clones of a client, so that retries do not make an outage
 /// worse.
 pub trait Budget: fmt::Debug + Send + Sync + 'static {
-    /// Pays for one retry and returns the price; `None` if there is not enough left, and nothing is
-    /// taken then.
+    /// Pays for one retry and returns the price. Returns `None` and takes nothing if not enough is
+    /// left.
     fn withdraw(&self, reason: RetryReason) -> Option<u32>;
 
     /// A call has succeeded. `paid` is the price of its last retry, if any.
@@ -31,13 +31,13 @@ impl<B: Budget + ?Sized> Budget for Arc<B> {
     }
 }
 
-/// A token bucket: a retry costs 5 tokens, and 10 after a timeout, which has occupied a connection
-/// for longest.
+/// A token bucket. A retry costs 5 tokens, or 10 after a timeout, which occupies a connection for
+/// longer than any other failure.
 ///
 /// A success returns the price of its last retry, or 1 if it had none. One token is added per
-/// second, so that a client with few calls can retry again after an outage. The default is 500
-/// tokens: a hundred retries (fifty after timeouts) without a success, then one every five seconds.
-/// The bucket is full at first and never goes below zero.
+/// second, so that a client with few calls can retry again after an outage. The default capacity of
+/// 500 tokens permits a hundred retries (fifty after timeouts) without a success, then one every
+/// five seconds (ten after timeouts). The bucket is full at first and never goes below zero.
 pub struct TokenBucket {
     capacity: u32,
     state: Mutex<State>,
@@ -45,7 +45,7 @@ pub struct TokenBucket {
 
 struct State {
     tokens: u32,
-    /// Until when tokens have been added.
+    /// The time up to which tokens have been added.
     refilled: Option<Instant>,
 }
 

@@ -9,10 +9,10 @@ use crate::{client::transport::error::Error, generated::api::types::ErrorCode};
 
 /// Distinguishes transient failures from permanent ones.
 pub trait RetryClassifier: fmt::Debug + Send + Sync + 'static {
-    /// Why a retry may succeed; `None` if it cannot.
+    /// The reason why a retry may succeed; `None` if it cannot.
     ///
-    /// Only called for calls that are safe to repeat, and for failures after which the server has
-    /// certainly not acted.
+    /// Called once for each failed attempt. A reason alone does not cause a retry: the call must
+    /// also be safe to repeat, or the server must certainly not have acted.
     fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason>;
 }
 
@@ -24,19 +24,20 @@ pub struct FailedAttempt<'a> {
     pub operation: &'static str,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Whether it has an idempotency key, the same as other attempts at this call.
+    /// Whether it has an idempotency key, which all attempts at this call share.
     pub keyed: bool,
     /// What went wrong.
     pub error: &'a Error,
 }
 
-/// The default classifier. Transient are: no connection, a broken connection, no answer in time, an
-/// answer that was cut off, 408, 429, 502, 503, 504, and 409 if the same call is in progress with
-/// the same idempotency key.
+/// The default classifier. These failures are transient: no connection, a broken connection, no
+/// answer in time, an answer that was cut off, 408, 429, 502, 503, 504, and 409 if the same call is
+/// in progress with the same idempotency key.
 ///
-/// No other 4xx is transient, nor a connection that fails because of the configuration: no TLS, an
-/// untrusted certificate. For a 5xx, AuthPI's own `retryable` in the body has precedence: a 500 is
-/// transient if AuthPI says so, and a 503 is not if AuthPI says that.
+/// No other 4xx is transient, nor is a connection that fails because of the configuration, such as
+/// a server without TLS or with an untrusted certificate. For a 5xx, AuthPI's `retryable` in the
+/// body takes precedence: a 500 is transient if the body says so, and a 503 is not if the body says
+/// that it is not retryable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DefaultClassifier;
 
@@ -44,7 +45,8 @@ impl RetryClassifier for DefaultClassifier {
     fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason> {
         let error = failed.error;
         match error.status() {
-            // The status decides, whatever the body says: a gateway may have answered.
+            // For 429 and 408, only the status counts, whatever the body's `retryable` says: a
+            // gateway may have answered.
             Some(StatusCode::TOO_MANY_REQUESTS) => Some(RetryReason::RateLimited),
             Some(StatusCode::REQUEST_TIMEOUT) => Some(RetryReason::Unavailable),
             Some(StatusCode::CONFLICT) => {

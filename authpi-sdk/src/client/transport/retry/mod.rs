@@ -1,6 +1,7 @@
 //! Retries of calls.
 //!
-//! Three parts decide. Each is a trait with a default, and can be replaced on its own:
+//! Three parts decide. Each is a trait with a default implementation, and can be replaced
+//! separately:
 //!
 //! - **what**: [`RetryClassifier`] says whether a failure is transient; [`DefaultClassifier`] is
 //!   the default. Whether the operation is *safe* to retry is a separate question: it follows from
@@ -10,7 +11,7 @@
 //!   default. A `Retry-After` is added to it.
 //! - **how many**: [`Budget`] is shared by the clones of a client; [`TokenBucket`] is the default.
 //!
-//! `attempts.rs` combines them: one decision per failed attempt, within the call's deadline.
+//! After each failed attempt, one decision combines them, within the call's deadline.
 
 pub(super) mod attempts;
 mod backoff;
@@ -24,21 +25,20 @@ pub use backoff::{Backoff, ExponentialBackoff};
 pub use budget::{Budget, TokenBucket, Unlimited};
 pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier};
 
-/// The default number of attempts: the first and four retries. With the default pauses (1.5 s in
-/// total on average, 3 s at most) they fit ten times into the default deadline. An outage that
-/// lasts longer is not a glitch.
+/// The default number of attempts: the first and four retries. The default pauses between them add
+/// up to 1.5 s on average and 3 s at most, a tenth of the default deadline. A longer failure is an
+/// outage, which the caller should see.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 
-/// The default limit of `Retry-After`. With the default deadline of 30 s, a longer one ends the
-/// call anyway.
+/// The default limit of `Retry-After`. With the default deadline of 30 s, a wait of this length
+/// ends the call.
 pub const DEFAULT_MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// What is retried, and when. The budget belongs to the client:
 /// [`ClientBuilder::retry_budget`](crate::client::transport::ClientBuilder::retry_budget).
 ///
-/// Cheap to clone. For all calls of a client:
-/// [`ClientBuilder::retry`](crate::client::transport::ClientBuilder::retry); for one call:
-/// [`Call::retry`](crate::client::transport::Call::retry).
+/// Cheap to clone. [`ClientBuilder::retry`](crate::client::transport::ClientBuilder::retry) sets it
+/// for all calls of a client, [`Call::retry`](crate::client::transport::Call::retry) for one call.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RetryPolicy {
@@ -87,15 +87,15 @@ impl RetryPolicy {
         self
     }
 
-    /// The limit of `Retry-After`. Default: [`DEFAULT_MAX_RETRY_AFTER`] (1 min). A longer one is
-    /// cut to this.
+    /// The limit of `Retry-After`: a longer wait is shortened to this. Default:
+    /// [`DEFAULT_MAX_RETRY_AFTER`] (1 min).
     pub fn max_retry_after(mut self, longest: Duration) -> Self {
         self.max_retry_after = longest;
         self
     }
 
-    /// The pause before a retry: the requested time, up to the limit, plus the backoff, so that
-    /// clients that were given the same time do not retry together.
+    /// The pause before a retry: the time that the server requested, up to the limit, plus the
+    /// backoff, so that clients with the same requested time do not retry together.
     fn wait(&self, repeat: u32, retry_after: Option<Duration>) -> Duration {
         let asked = retry_after.unwrap_or_default().min(self.max_retry_after);
         asked.saturating_add(self.when.pause(repeat))
