@@ -14,8 +14,10 @@ use crate::{
     receiver::{BuildError, MAX_DURATION, Receiver},
 };
 
-/// Settings of a [`Reconcile`]. Created by [`Reconcile::builder`]. No duration may be longer than a
-/// year.
+/// Settings of a [`Reconcile`]. Created by [`Reconcile::builder`].
+///
+/// No duration may be longer than a year. [`lease`](Self::lease), [`limit`](Self::limit) and
+/// [`concurrency`](Self::concurrency) must not be zero.
 #[must_use]
 pub struct ReconcileBuilder {
     client: Client,
@@ -65,8 +67,8 @@ impl ReconcileBuilder {
         }
     }
 
-    /// The store of the watermark. Default: in memory, so that each start of the process begins at
-    /// the webhook's creation.
+    /// The store of the watermark. Default: in memory, so that after each start of the process, the
+    /// first run begins at the webhook's creation.
     pub fn watermark(mut self, store: impl Watermark) -> Self {
         self.watermark = Box::new(store);
         self
@@ -80,11 +82,11 @@ impl ReconcileBuilder {
         self
     }
 
-    /// How far before the watermark to begin. Default 10 min.
+    /// How far before the watermark to begin. Default 10 min; zero begins at the watermark.
     ///
-    /// It has to be longer than the time until an event appears in AuthPI's log (not documented),
-    /// plus the difference between our clock and AuthPI's. Events that are read again are
-    /// duplicates.
+    /// It must be longer than the time until an event appears in AuthPI's log (not documented),
+    /// plus the difference between this machine's clock and AuthPI's. The ledger recognizes events
+    /// that are read again as duplicates.
     pub fn overlap(mut self, overlap: Duration) -> Self {
         self.settings.overlap = overlap;
         self
@@ -92,7 +94,7 @@ impl ReconcileBuilder {
 
     /// The maximum number of events in memory. Default 10,000.
     ///
-    /// A time window with more events is read in halves. A single millisecond is read completely,
+    /// A time window with more events is split. A window of one millisecond is read completely,
     /// however many events it has.
     pub fn limit(mut self, events: usize) -> Self {
         self.settings.limit = events;
@@ -100,56 +102,62 @@ impl ReconcileBuilder {
     }
 
     /// How long to retry an event that the receiver does not accept, with the pauses that it
-    /// requests. Default 1 min; zero tries once.
+    /// requests. Default 1 min; zero means a single attempt.
     pub fn retry_for(mut self, retry_for: Duration) -> Self {
         self.settings.retry_for = retry_for;
         self
     }
 
-    /// How long other replicas wait for one that died during a run. Renewed at each third. Default
-    /// 30 s.
+    /// How long the lock of a run lasts without a renewal. If a replica dies during a run, the
+    /// others wait for at most this long. The run renews it every third of this time. Default 30 s.
     ///
-    /// The lease is a record in the receiver's ledger, so it is shared as far as the ledger is:
-    /// with `Memory`, within one process.
+    /// The lock is a record in the receiver's ledger, so it only works between replicas that share
+    /// the ledger. With `Memory`, it works within one process.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How many events to ingest at once. Default 1: one after the other, the oldest first.
+    /// How many events to ingest at once, from 1 to 4096. Default 1: one after the other, the
+    /// oldest first.
     ///
     /// With more, a handler may get a newer event before an older one, unless
-    /// [`ordered_by`](Self::ordered_by) orders them. The receiver's own limit of work in flight
-    /// also applies.
+    /// [`ordered_by`](Self::ordered_by) orders them. The receiver's
+    /// [`max_in_flight`](crate::receiver::ReceiverBuilder::max_in_flight) also applies.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.settings.concurrency = events;
         self
     }
 
     /// Ingests events with the same value of this member of the subject one after the other,
-    /// whatever the concurrency. For example, `Subject::user_id` orders the events of each user.
-    /// Use the setting of the receiver, if that is an inbox with ordering keys.
+    /// whatever the concurrency. For example, `Subject::user_id` orders the events of each user. If
+    /// the receiver is an inbox with ordering keys, set the same function here.
     pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self {
         self.settings.ordering_key = Some(ordering_key);
         self
     }
 
-    /// Makes [`run`](Reconcile::run) read the log only the first time, and when AuthPI shows that
-    /// something may have been missed: a delivery that failed since the watermark, or a webhook
-    /// that is not active, was not active for some time since, or replaced another one. Default:
-    /// every time.
+    /// Makes [`run`](Reconcile::run) read the log only the first time, and when AuthPI shows a sign
+    /// that an event may have been missed:
     ///
-    /// That a delivery's status is only `failed` after all retries is assumed. Events that AuthPI
-    /// did not try to deliver for another reason do not show, so also run without this from time to
-    /// time.
+    /// - a delivery has failed since the watermark, or
+    /// - the webhook is not active, was not active for some time since the watermark, or has
+    ///   replaced another one.
+    ///
+    /// Default: the log is read every time.
+    ///
+    /// It is assumed that a delivery's status is only `failed` after all retries. There is no sign
+    /// of events that AuthPI did not try to deliver for another reason, so also run without this
+    /// setting from time to time.
     pub fn only_if_missed(mut self) -> Self {
         self.settings.only_if_missed = true;
         self
     }
 
-    /// Decides which events a webhook with `subjects` wants, given the event and those subjects as
-    /// AuthPI wrote them. Default: an event whose subject has all members of one of them, which is
-    /// an assumption. A webhook without `subjects` wants all events.
+    /// Decides which events a webhook with `subjects` receives. The function gets the event and the
+    /// `subjects` as AuthPI returned them. Default, which is an assumption: an event is received if
+    /// its subject has all members of one of the `subjects`. A webhook without `subjects` receives
+    /// all events.
     pub fn subjects(
         mut self,
         wanted: impl Fn(&Event, &[&RawValue]) -> bool + Send + Sync + 'static,
@@ -158,10 +166,10 @@ impl ReconcileBuilder {
         self
     }
 
-    /// Calls `tell` after each page that was read and each event that was ingested. It should be
-    /// quick: the run waits for it.
-    pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
-        self.settings.on_progress = Some(Arc::new(tell));
+    /// Calls `callback` after each page that was read and each event that was ingested. It should
+    /// return quickly, since the run waits for it.
+    pub fn on_progress(mut self, callback: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.settings.on_progress = Some(Arc::new(callback));
         self
     }
 
@@ -174,7 +182,7 @@ impl ReconcileBuilder {
     /// Builds the `Reconcile`.
     ///
     /// # Errors
-    /// When a setting is zero or out of range.
+    /// When a setting is out of range.
     pub fn build(self) -> Result<Reconcile, BuildError> {
         let Self {
             client,

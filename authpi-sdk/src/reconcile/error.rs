@@ -28,7 +28,7 @@ impl ReconcileError {
         Self(Box::new(Inner { kind, report }))
     }
 
-    /// How far the run came.
+    /// The report of the run up to the error.
     pub fn report(&self) -> &Report {
         &self.0.report
     }
@@ -41,7 +41,7 @@ impl ReconcileError {
         }
     }
 
-    /// Whether the ledger failed, which holds the lock.
+    /// Whether the ledger failed. It holds the lock.
     pub fn is_ledger(&self) -> bool {
         matches!(self.0.kind, Kind::Ledger(_))
     }
@@ -51,8 +51,8 @@ impl ReconcileError {
         matches!(self.0.kind, Kind::Watermark(_))
     }
 
-    /// Whether AuthPI has no webhook of the spec's name and URL:
-    /// [`ensure`](client::Webhooks::ensure) it first.
+    /// Whether AuthPI has no webhook with the spec's name and URL: call
+    /// [`ensure`](client::Webhooks::ensure) first.
     pub fn is_no_webhook(&self) -> bool {
         matches!(self.0.kind, Kind::NoWebhook)
     }
@@ -84,11 +84,13 @@ impl From<WatermarkError> for Kind {
 impl fmt::Display for ReconcileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.kind {
-            Kind::Client(_) => "AuthPI could not be asked what there is to reconcile",
-            Kind::Ledger(_) => "the ledger could not be used to reconcile",
-            Kind::Watermark(_) => "the watermark cannot be kept",
+            Kind::Client(_) => "a call to AuthPI failed",
+            Kind::Ledger(_) => "the ledger failed",
+            Kind::Watermark(_) => "could not load or save the watermark",
             Kind::LeaseLost => "the lease was lost: another replica has taken over",
-            Kind::NoWebhook => "AuthPI has no webhook of the spec's name and URL: ensure it first",
+            Kind::NoWebhook => {
+                "AuthPI has no webhook with the spec's name and URL: call ensure first"
+            }
         })
     }
 }

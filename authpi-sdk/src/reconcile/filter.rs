@@ -67,7 +67,7 @@ impl Subscription {
 }
 
 /// **Assumed:** an event matches if its subject has all members of at least one of the webhook's
-/// subjects. AuthPI does not document what they mean.
+/// subjects. AuthPI does not document the meaning of `subjects`.
 pub(super) fn subject_is_one_of(event: &Event, subjects: &[&RawValue]) -> bool {
     type Members = std::collections::BTreeMap<String, serde_json::Value>;
     #[derive(serde::Deserialize)]

@@ -1,5 +1,5 @@
-//! Ingests the events of a window: in order per ordering key, several ordering keys at once, and no
-//! further than an event that is not accepted.
+//! Ingests the events of a window: in order within an ordering key, several ordering keys at once.
+//! Stops at an event that is not accepted.
 
 use std::{
     collections::VecDeque,
@@ -36,15 +36,16 @@ struct Queue {
 
 /// A message about one event of the window.
 pub(super) enum IngestResult {
-    /// It was accepted. All events before `all_before` are ingested; `None` if that is all.
+    /// The event was accepted. All events before `all_before` are ingested; `None` if no event is
+    /// left.
     Accepted {
         ingested: Ingested,
         time: Timestamp,
         all_before: Option<Timestamp>,
     },
-    /// It was not accepted, and is retried.
+    /// The event was not accepted, and is retried.
     Retried { ingested: Ingested },
-    /// It was not accepted, and nothing further is ingested.
+    /// The event was not accepted, and no further event is ingested.
     Stopped(Stopped),
 }
 
@@ -64,7 +65,7 @@ enum QueueMessage {
 }
 
 impl Ingesting {
-    /// Begins to ingest them, in their order.
+    /// Begins to ingest the events, in their order.
     pub(super) fn begin(
         receiver: &Receiver,
         settings: &Settings,
@@ -154,7 +155,7 @@ impl Queue {
                 return;
             }
             let (id, time) = (event.id().to_owned(), event.time());
-            // AuthPI's log was read over a connection that the client has authenticated.
+            // The event is authentic: the log was read from AuthPI, with the client's credential.
             let event = Verified::new(event, None);
             let give_up = Instant::now() + retry_for;
             let message = loop {

@@ -1,5 +1,5 @@
-//! The lock that lets one replica reconcile at a time: a reserved record of the ledger, claimed and
-//! renewed like an event's.
+//! The lock that lets one replica reconcile at a time: a reserved record in the ledger, claimed and
+//! renewed like the record of an event.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ pub(super) enum Acquired {
     Ours(Lock),
     /// Another replica holds the lock.
     HeldElsewhere {
-        /// The other replica has to renew its lease within this time.
+        /// What is left of the other replica's lease, unless it renews it.
         lease_left: Duration,
     },
 }
 
-/// The lock, held by this replica. Dropping it releases it, as long as the runtime runs. The lock of
-/// a process that dies expires.
+/// The lock, held by this replica. It is released when dropped, if the runtime still runs. The lock
+/// of a process that dies expires.
 pub(super) struct Lock {
     ledger: AnyLedger,
     log: Arc<LogLimit>,
@@ -85,7 +85,7 @@ impl Lock {
     }
 }
 
-/// Releases the record. If that fails, or the lease is lost, the record expires by itself.
+/// Releases the record. If that fails, the lease expires.
 async fn release(ledger: &AnyLedger, key: &EventKey, token: Token) {
     if let Err(error) = ledger.release(key, token, Duration::ZERO).await {
         tracing::warn!(

@@ -1,5 +1,4 @@
-//! Reads a window of the log completely: every page, the events that the webhook subscribes to,
-//! ordered by time.
+//! Reads a window of the log: all pages, filtered by the webhook's subscription, ordered by time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,13 +19,13 @@ pub(super) const MAX_PAGE: u32 = 100;
 pub(super) struct Entries {
     /// By time, then by id: the same event on two pages counts once.
     pub(super) events: BTreeMap<(Timestamp, Arc<str>), Event>,
-    /// Entries that AuthPI could not show.
+    /// The number of entries that AuthPI could not return.
     pub(super) not_shown: u64,
 }
 
 pub(super) enum Read {
     Whole(Entries),
-    /// More than the limit. The newest event seen was at this time.
+    /// The window has more events than the limit. The newest event seen was at this time.
     TooMany {
         newest: i64,
     },
@@ -36,9 +35,10 @@ pub(super) enum Read {
 
 /// The content of a page.
 pub(super) struct Page {
-    /// Events of the subscription that were on no earlier page.
+    /// The number of events of the subscription that were not on an earlier page.
     pub(super) wanted: u64,
-    /// Not kept with the window: they must not fill the memory, however many there are.
+    /// Unreadable entries. They are not kept with the window, so that any number of them fits into
+    /// memory.
     pub(super) unreadable: Vec<(RawJson, ParseError)>,
 }
 
@@ -57,9 +57,9 @@ impl<'a> Reading<'a> {
         wanted: &'a Subscription,
         page: u32,
     ) -> Self {
-        // One millisecond more on each side: it is assumed, not known, that `after` and `before`
-        // are exclusive. The request covers the window in either case, and events outside of it are
-        // dropped here.
+        // AuthPI does not document whether `after` and `before` are inclusive. The window includes
+        // `from` and excludes `until`, so a request after `from` − 1 ms and before `until` covers
+        // it in either case. Events outside of the window are dropped when they are read.
         let from = timestamp(window.from.saturating_sub(1));
         let until = window.until.map(timestamp);
         let call = client
@@ -120,7 +120,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// jiff's last timestamp for larger values.
+/// The timestamp of `millis`; the first or last one that jiff supports if it is out of range.
 fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
         Timestamp::MIN

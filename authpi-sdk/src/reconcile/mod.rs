@@ -1,15 +1,16 @@
-//! Reconciling: finds events in AuthPI's log that no delivery brought, and gives them to the same
-//! handlers and ledger.
+//! Reconciling: finds events in AuthPI's log that were not delivered, and passes them to the same
+//! handlers and ledger as deliveries.
 //!
 //! ```text
-//! watermark - overlap -> window by window of GET /events: read whole, what the webhook wants, sorted
+//! watermark - overlap -> window by window of GET /events: all pages, filtered by subscription, sorted
 //!                     -> Receiver::ingest, one after the other -> watermark
 //! ```
 //!
-//! An event that was delivered is a duplicate there. Any other is handled, or stored for the worker.
-//! So an extra run does no harm. After an outage longer than AuthPI's retries, run
-//! [`Reconcile::catch_up`] before the service starts. [`Reconcile::run`] reconciles on a schedule,
-//! beside the server.
+//! The ledger recognizes an event that was delivered before as a duplicate. Any other event is
+//! handled, or stored for the worker. So an extra run does no harm.
+//!
+//! After an outage longer than AuthPI's retries, call [`Reconcile::catch_up`] before the service
+//! starts. [`Reconcile::run`] reconciles periodically, next to the server.
 //!
 //! ```no_run
 //! use authpi_sdk::{client::Client, receiver::Receiver, reconcile::{Reconcile, FileWatermark}};
@@ -27,20 +28,22 @@
 //!
 //! AuthPI documents the log's path, its filters and the members of its events. It does not document:
 //!
-//! - **the order of the log.** Nothing here depends on it: each window of the log is read completely,
-//!   then sorted by `timestamp` and id.
-//! - **whether `after` and `before` are inclusive.** Both work (`log.rs`).
+//! - **the order of the log.** Reconciling does not depend on it: each window of the log is read
+//!   completely, then sorted by `timestamp` and id.
+//! - **whether `after` and `before` are inclusive.** Reconciling works in both cases.
 //! - **how soon an event appears in the log.** Assumed: within the
 //!   [overlap](ReconcileBuilder::overlap) of its `timestamp`.
 //! - **how long it is kept.** An event that AuthPI has deleted cannot be found.
-//! - **what `subjects` of a webhook mean.** Assumed: the webhook wants an event if the event's subject
-//!   has all members of one of them (`filter.rs`). [`ReconcileBuilder::subjects`] overrides this.
+//! - **what `subjects` of a webhook mean.** Assumed: the webhook receives an event if the event's
+//!   subject has all members of one of the `subjects`. [`ReconcileBuilder::subjects`] overrides
+//!   this.
 //! - **whether a webhook gets events about itself** (`webhook.paused`, …). They are ingested if its
 //!   `events` list them.
-//! - **that a delivery and the log's copy have the same id**: `data.id` there, `id` here.
+//! - **that a delivery and the log's copy have the same id.** Assumed: `data.id` of the delivery is
+//!   `id` in the log.
 //!
-//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/reconciling/) says when to run it,
-//! what it cannot find, and how order is kept.
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/reconciling/) describes when to
+//! reconcile, what this cannot find, and how the order is kept.
 
 mod builder;
 mod error;
@@ -79,8 +82,8 @@ use self::{
 };
 use crate::{client::Client, receiver::Receiver};
 
-/// Ingests events of AuthPI's log that were not delivered. Cheap to clone; clones share their
-/// settings and watermark.
+/// Ingests events from AuthPI's log that were not delivered. Cheap to clone; clones share settings
+/// and watermark.
 #[derive(Clone)]
 pub struct Reconcile {
     shared: Arc<Shared>,
@@ -110,21 +113,21 @@ impl Reconcile {
         ReconcileBuilder::new(client.clone(), receiver.clone(), webhook.into())
     }
 
-    /// Ingests all events of the log, up to the present. If another replica is reconciling, waits
-    /// until it has finished, then runs.
+    /// Ingests the events of the log, from the watermark to the present. If another replica is
+    /// reconciling, waits until that has finished, then runs.
     ///
     /// Call it before the service starts, so that missed events are handled before new deliveries.
-    /// It makes up to ten passes over the log. It stops after a pass that took less than a second,
-    /// or after a second pass that found nothing new.
+    /// It reads the log in up to ten passes, since events happen while it runs. It stops after a
+    /// pass that took less than a second, or after a second or later pass that found nothing new.
     ///
-    /// An event that is not accepted is retried for
-    /// [`retry_for`](ReconcileBuilder::retry_for). If it is still not accepted, the run ends before
-    /// it. [`Report::stopped`] names the event, and the next run starts with it. No event is
-    /// skipped. Dropping the future loses no event either.
+    /// An event that is not accepted is retried for [`retry_for`](ReconcileBuilder::retry_for). If
+    /// it is still not accepted, the run stops there: [`Report::stopped`] names the event, and the
+    /// next run includes it. No event is skipped. Dropping the future does not lose an event
+    /// either.
     ///
     /// # Errors
     /// When AuthPI, the ledger or the watermark's store fails, or the lock is lost.
-    /// [`ReconcileError::report`] says how far the run came. The next run continues from there.
+    /// [`ReconcileError::report`] shows how far the run got. The next run continues from there.
     pub async fn catch_up(&self) -> Result<Report, ReconcileError> {
         loop {
             match self.acquire_lock().await? {
@@ -148,13 +151,13 @@ impl Reconcile {
         }
     }
 
-    /// Catches up now, and again `every` so long after the previous run has ended, until `stop`
-    /// resolves. That cancels a run in progress, which loses no event.
+    /// Catches up now, and again each time `every` has passed since the end of the previous run,
+    /// until `stop` resolves. `stop` cancels a run in progress, which does not lose an event.
     ///
-    /// Run it beside the server. A run is skipped while another replica is reconciling. A failed run
+    /// Run it next to the server. A run is skipped if another replica is reconciling. A failed run
     /// is logged, and the next one tries again. With
-    /// [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is read only if AuthPI shows
-    /// that a delivery failed.
+    /// [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is only read if there is a sign
+    /// that an event was missed.
     pub async fn run(&self, every: Duration, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut seen = Seen::default();
@@ -189,7 +192,7 @@ impl Reconcile {
                 .try_catch_up()
                 .await?
                 .is_some_and(|report| report.is_complete());
-            // Otherwise the events in question may still enter the log. The next run reads it
+            // Otherwise, the missed events may not be in the log yet, so the next run reads it
             // again.
             if complete && missed.is_settled(begun, shared.settings.overlap) {
                 *seen = missed;

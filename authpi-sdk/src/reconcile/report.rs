@@ -8,8 +8,8 @@ use crate::receiver::Ingested;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Events that were read and that the webhook subscribes to, each once per window. Events of a
-    /// window that was split, or read again in smaller pages, count again.
+    /// Events that were read and that the webhook subscribes to. If a window is split, or read
+    /// again in smaller pages, its events count again.
     pub read: u64,
     /// Pages that were read.
     pub pages: u64,
@@ -17,7 +17,7 @@ pub struct Progress {
     pub handled: u64,
     /// Events that were newly stored in the inbox.
     pub stored: u64,
-    /// Events that were known.
+    /// Events that were already known to the ledger.
     pub duplicates: u64,
     /// Events without a handler.
     pub unhandled: u64,
@@ -25,9 +25,9 @@ pub struct Progress {
     pub dead: u64,
     /// The number of retries of events that were not accepted.
     pub retried: u64,
-    /// How far the log has been ingested, by the events' own `timestamp`.
+    /// The time up to which the log has been ingested, by the events' `timestamp`.
     pub position: Option<Timestamp>,
-    /// How far that is behind our clock; zero when the present is reached.
+    /// How far `position` is behind this machine's clock; zero when the present is reached.
     pub lag: Duration,
     /// The duration of the run so far.
     pub elapsed: Duration,
@@ -39,8 +39,8 @@ impl Progress {
         self.handled + self.stored + self.duplicates + self.unhandled + self.dead
     }
 
-    /// New events that would have been missed. Events without a handler are not recorded, so they
-    /// do not count.
+    /// Events that were new to the ledger. Events without a handler do not count, since they are
+    /// not recorded.
     pub fn new_events(&self) -> u64 {
         self.handled + self.stored + self.dead
     }
@@ -78,35 +78,35 @@ impl Progress {
 pub struct Report {
     /// The counts.
     pub progress: Progress,
-    /// Everything up to this time is ingested; the next run begins an overlap earlier. `None` if
-    /// there was no event yet.
+    /// All events up to this time are ingested. The next run begins an
+    /// [overlap](super::ReconcileBuilder::overlap) earlier. `None` if there was no event yet.
     pub watermark: Option<Timestamp>,
-    /// The event at which the run stopped because it was not accepted; `None` if the run came to
-    /// its end.
+    /// The event at which the run stopped, because it was not accepted. `None` if the run did not
+    /// stop early for this reason.
     pub stopped: Option<Stopped>,
-    /// Whether the last pass took less than a second, or was a later pass that found nothing new.
-    /// If not, events happen faster than they are ingested, or the run ended early.
+    /// Whether the last pass took less than a second, or was not the first one and found nothing
+    /// new. If not, events happen faster than they are ingested, or the run ended early.
     pub caught_up: bool,
-    /// Nothing before this time was read, although the run would have begun earlier: the ledger has
-    /// forgotten which events were handled then, so they would be handled again. To read them
+    /// The log was not read before this time, although the run would have begun earlier: the ledger
+    /// may no longer have records from before, so those events would be handled again. To read them
     /// anyway, make a separate run with [`since`](super::ReconcileBuilder::since) and without the
     /// stored watermark.
     pub not_read_before: Option<Timestamp>,
-    /// Events that AuthPI could not show (`invalid_count` of the pages read).
+    /// The number of events that AuthPI could not return (`invalid_count` of the pages read).
     pub not_shown: u64,
-    /// Entries of the log that are not readable events, because the id, type or timestamp is
-    /// missing. The ledger keeps them as dead letters, if it keeps dead letters. Counted each time
-    /// they were read.
+    /// The number of entries of the log that are not readable events, because the id, type or
+    /// timestamp is missing. If the ledger keeps dead letters, they are kept as such. An entry
+    /// counts each time it is read.
     pub unreadable: u64,
     /// The number of passes over the log.
     pub passes: u32,
 }
 
 impl Report {
-    /// The report of a run that came to its end.
+    /// The report, unless the run stopped at an event that was not accepted.
     ///
     /// # Errors
-    /// If the run stopped at an event that was not accepted. The next run starts with it.
+    /// The event at which the run stopped. The next run includes it.
     pub fn into_result(self) -> Result<Self, Stopped> {
         match self.stopped {
             Some(stopped) => Err(stopped),
@@ -114,8 +114,8 @@ impl Report {
         }
     }
 
-    /// Whether the present was reached. [`not_read_before`](Self::not_read_before) says whether all
-    /// of the past was read.
+    /// Whether the run reached the present. [`not_read_before`](Self::not_read_before) says whether
+    /// it also read all of the past.
     pub fn is_complete(&self) -> bool {
         self.stopped.is_none() && self.caught_up
     }
@@ -127,10 +127,10 @@ impl Report {
 pub struct Stopped {
     /// Its id. For an unreadable entry, the id of its dead letter, `unreadable:` and a SHA-256.
     pub event_id: String,
-    /// When it happened. For an unreadable entry, where the pass began.
+    /// When it happened. For an unreadable entry, the time at which the pass began to read.
     pub time: Timestamp,
-    /// Why it was not accepted, at the last attempt: `failed`, `in_flight`, `store_down`, … as in
-    /// logs and metrics.
+    /// The outcome of the last attempt: `failed`, `in_flight`, `store_down`, … as in logs and
+    /// metrics.
     pub outcome: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! One run: passes from the watermark to the present, until the present is close enough.
+//! One run: passes over the log up to the present, until a pass leaves little behind.
 
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Ingested, telemetry};
 
-/// After a pass that took at most this long, by our clock, little is left.
+/// A pass that took less than this leaves few new events behind.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
-/// With more passes, events happen faster than they are ingested, and the run would not end.
+/// If more passes are needed, events happen faster than they are ingested, and the run would not
+/// end.
 const MOST_PASSES: u32 = 10;
 /// The watermark is saved after this many events, and at the end of each window.
 const SAVE_EVERY: u64 = 256;
@@ -57,9 +58,9 @@ impl<'a> Passes<'a> {
         tracing::Span::current().record("webhook_id", &webhook.id);
         let wanted = Subscription::of(&webhook, settings.subjects.clone());
         loop {
-            // Read once for all windows of the pass, and before the first one: an event that enters
-            // the log late may belong to a window that was already read. The overlap before this
-            // time covers it.
+            // The clock is read once for all windows of the pass, before the first one: an event
+            // that enters the log late may belong to a window that was already read. The watermark
+            // stays at or before this time, so the next overlap covers such an event.
             let (now, new_before) = (settings.clock.now(), self.report.progress.new_events());
             self.report.passes += 1;
             self.pass(&wanted, now).await?;
@@ -67,8 +68,8 @@ impl<'a> Passes<'a> {
                 return Ok(());
             }
             let nothing_new = self.report.progress.new_events() == new_before;
-            // The first pass may have taken long because of duplicates. The next one begins at the
-            // watermark.
+            // The first pass may have taken long because of duplicates. The next one begins an
+            // overlap before the watermark.
             self.report.caught_up =
                 settings.clock.since(now) < CLOSE_ENOUGH || (nothing_new && self.report.passes > 1);
             if self.report.caught_up || self.report.passes == MOST_PASSES {
@@ -85,7 +86,7 @@ impl<'a> Passes<'a> {
             wanted.created_at,
             settings.overlap,
         );
-        self.leave_out_what_is_forgotten(now).await?;
+        self.skip_pruned(now).await?;
         let mut windows = Windows::new(self.from.as_millisecond(), now.as_millisecond());
         loop {
             let window = windows.next();
@@ -108,12 +109,12 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Begins no earlier than the ledger remembers, unless `since` says otherwise: earlier events
-    /// would be handled again.
+    /// Moves the beginning of the pass to where the ledger still has records, unless `since` is
+    /// set: events from before would be handled again.
     ///
-    /// Uses the earlier of this machine's clock and the store's, if that has one: with a clock that
-    /// is ahead, remembered events would be left out.
-    async fn leave_out_what_is_forgotten(&mut self, now: Timestamp) -> Result<(), Kind> {
+    /// Uses the earlier of this machine's clock and the store's, if the store has one: a clock that
+    /// is ahead would skip events whose records the ledger still has.
+    async fn skip_pruned(&mut self, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..
         } = self.shared;
@@ -136,7 +137,7 @@ impl<'a> Passes<'a> {
                 endpoint = receiver.endpoint(),
                 would_begin = %self.from,
                 not_read_before = %known_from,
-                "the ledger has forgotten what was handled longer ago, so the log is not read from before; a run with `since` and without this watermark does"
+                "the ledger may have no records from before `not_read_before`, so the log is not read from earlier; to read it, run with `since` and without this watermark"
             );
         }
         self.report.not_read_before.get_or_insert(known_from);
@@ -175,14 +176,14 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Keeps an unreadable entry as a dead letter, with the retries of an event.
+    /// Keeps an unreadable entry as a dead letter. Retries as for an event.
     async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
         let Shared {
             receiver, settings, ..
         } = self.shared;
-        receiver.log().write("the log holds what is not a readable event", "unreadable", |left_out| {
+        receiver.log().write("an entry of the log is not a readable event", "unreadable", |left_out| {
             let endpoint = receiver.endpoint();
-            tracing::warn!(endpoint, %error, left_out, "the log holds what is not a readable event");
+            tracing::warn!(endpoint, %error, left_out, "an entry of the log is not a readable event");
         });
         let raw = Bytes::from(String::from(raw.get()));
         let give_up = Instant::now() + settings.retry_for;
@@ -207,7 +208,7 @@ impl<'a> Passes<'a> {
                     endpoint = receiver.endpoint(),
                     event_id,
                     outcome,
-                    "it was not taken; the run ends before it"
+                    "an unreadable entry was not accepted; the run stops there"
                 );
                 return Some(Stopped {
                     event_id,
@@ -224,9 +225,9 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Ingests the events of a window. The watermark advances as far as all events are accepted,
-    /// and not beyond `now`, when the pass began. It is the earlier of the event's time and our
-    /// clock, unless that is before everything that was read.
+    /// Ingests the events of a window. The watermark advances up to the first event that is not
+    /// ingested yet. It is not set later than `now`, when the pass began, nor earlier than `from`,
+    /// where the pass began.
     async fn ingest(&mut self, held: Entries, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..
@@ -234,8 +235,8 @@ impl<'a> Passes<'a> {
         self.report.not_shown = self.report.not_shown.saturating_add(held.not_shown);
         let newest = held.events.last_key_value().map(|((time, _), _)| *time);
         let mut since_saved = 0;
-        let mut feeding = Ingesting::begin(receiver, settings, held.events.into_values());
-        while let Some(reported) = feeding.next().await {
+        let mut ingesting = Ingesting::begin(receiver, settings, held.events.into_values());
+        while let Some(reported) = ingesting.next().await {
             let (ingested, reached) = match reported {
                 IngestResult::Accepted {
                     ingested,
@@ -254,9 +255,9 @@ impl<'a> Passes<'a> {
                         endpoint = receiver.endpoint(),
                         event_id,
                         outcome,
-                        "an event was not taken; the run ends before it"
+                        "an event was not accepted; the run stops there"
                     );
-                    // The next run begins with the first of several.
+                    // Of several such events, the first one is reported.
                     let first = self
                         .report
                         .stopped
@@ -321,8 +322,8 @@ impl<'a> Passes<'a> {
             .map(|position| settings.clock.since(position))
             .unwrap_or_default();
         telemetry::reconcile_lag(receiver.shared_endpoint(), progress.lag);
-        if let Some(tell) = &settings.on_progress {
-            tell(progress);
+        if let Some(callback) = &settings.on_progress {
+            callback(progress);
         }
     }
 
@@ -336,7 +337,7 @@ impl<'a> Passes<'a> {
             (Ok(()), None) => "behind",
         };
         if outcome == "complete" {
-            // There is no event between the last one and now.
+            // The log was read up to the present.
             self.report.progress.position =
                 Some(self.shared.settings.clock.now()).max(self.report.progress.position);
         }
@@ -366,9 +367,11 @@ impl<'a> Passes<'a> {
     }
 }
 
-/// Where a pass begins. A watermark from before the webhook's creation is that of an earlier
-/// webhook of the same endpoint (for example, before its secret was changed by creating a new one),
-/// and is valid. A later one is this webhook's, which wants no event from before its creation.
+/// Where a pass begins.
+///
+/// A watermark from before the webhook's creation is that of an earlier webhook of the same
+/// endpoint (for example, one that was replaced to change its secret), and is valid. A later
+/// watermark belongs to this webhook, which has no events from before its creation.
 fn begin(
     watermark: Option<Timestamp>,
     since: Option<Timestamp>,
@@ -388,7 +391,8 @@ fn begin(
     }
 }
 
-/// From when on the ledger remembers handled events, plus an overlap, since a run takes time.
+/// The time from which the ledger still has the records of handled events. Later by an overlap,
+/// since a run takes time.
 fn known_from(now: Timestamp, retention: Duration, overlap: Duration) -> Timestamp {
     let sure = retention.saturating_sub(overlap.min(retention / 2));
     let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);

@@ -1,4 +1,4 @@
-//! Whether AuthPI shows that something was not delivered.
+//! Signs in AuthPI's data that an event was not delivered.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Shared, error::Kind};
 use crate::client::{DeliveryStatus, WebhookStatus};
 
-/// The signs at the end of the last complete run.
+/// The signs that were known at the end of the last complete run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// The newest failed delivery.
     failed: Option<Timestamp>,
-    /// Since when the webhook exists with its status. A webhook that replaced another one does not
-    /// show the failures of the other.
+    /// Since when the webhook has had its current status. A webhook that replaced another one does
+    /// not show the failures of that one.
     as_it_is_since: Option<Timestamp>,
-    /// While it is not active, deliveries may be missing at any time, so each check is another
-    /// sign.
+    /// The number of checks while the webhook was not active. Deliveries may then be missing at any
+    /// time, so each check is a new sign.
     looks_while_inactive: u64,
 }
 
 impl Seen {
-    /// Whether the log contains all events that these signs are about, when a run begins at `now`.
+    /// Whether a run that begins at `now` finds all events of these signs in the log.
     pub(super) fn is_settled(&self, now: Timestamp, overlap: Duration) -> bool {
         let newest = self.failed.max(self.as_it_is_since);
         newest.is_none_or(|newest| later(newest, overlap) <= now)
@@ -58,7 +58,8 @@ impl Shared {
             .max(created_at);
 
         let watermark = self.watermark.load(self.receiver.endpoint()).await?;
-        // Newer events may have advanced the watermark beyond a sign that is not settled yet.
+        // Other events may have advanced the watermark beyond a sign whose events are not in the
+        // log yet.
         let watermark = watermark.map(|at| earlier(at, self.settings.overlap));
         let after = watermark.max(seen.failed).or(created_at);
         let mut call = self

@@ -6,8 +6,8 @@ use crate::client::{Client, Webhook, WebhookSpec};
 /// A webhook: by its id, or by the spec with which a service
 /// [declares](crate::client::Webhooks::ensure) it.
 ///
-/// An id always means the same webhook. A spec means the current webhook with its name and URL
-/// ([`find`](crate::client::Webhooks::find)), including one that replaced another, for example
+/// An id always refers to the same webhook. A spec refers to the current webhook with its name and
+/// URL ([`find`](crate::client::Webhooks::find)), including one that replaced another, for example
 /// after a [rotation](crate::client::Webhooks::rotate).
 #[derive(Clone, Debug)]
 pub struct WebhookRef(By);

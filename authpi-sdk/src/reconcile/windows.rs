@@ -1,4 +1,4 @@
-//! Decides which part of the log is read next. No I/O, so that it can be tested with any log.
+//! Decides which part of the log is read next. Does no I/O, so that it can be tested with any log.
 
 /// An hour, in milliseconds.
 const FIRST: i64 = 3_600_000;
@@ -30,7 +30,7 @@ impl Window {
 pub(super) struct Windows {
     from: i64,
     span: i64,
-    /// A window that reaches up to here has no end.
+    /// A window that reaches this time has no end.
     horizon: i64,
 }
 

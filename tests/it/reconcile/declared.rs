@@ -58,7 +58,7 @@ async fn what_was_missed_is_found_before_during_and_after_a_rotation() -> Outcom
         .build()?;
     let error = reconcile.catch_up().await.unwrap_err();
     assert!(
-        error.is_no_webhook() && error.to_string().contains("ensure it first"),
+        error.is_no_webhook() && error.to_string().contains("call ensure first"),
         "{error}"
     );
 

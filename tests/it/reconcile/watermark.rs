@@ -75,9 +75,12 @@ async fn a_foreign_or_invalid_watermark_file_is_an_error_not_a_fresh_start() {
     let store = FileWatermark::new(&path);
     store.save("audit", at(5)).await.unwrap();
     for (text, why) in [
-        (None, "it is the watermark of the endpoint audit"),
-        (Some(""), "it holds no watermark"),
-        (Some("yesterday users\n"), "it does not begin with a time"),
+        (None, "the file belongs to the endpoint audit"),
+        (Some(""), "not a watermark file"),
+        (
+            Some("yesterday users\n"),
+            "the file does not begin with a time",
+        ),
     ] {
         if let Some(text) = text {
             std::fs::write(&path, text).unwrap();

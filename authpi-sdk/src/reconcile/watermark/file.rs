@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use super::{Watermark, WatermarkError};
 use crate::files;
 
-/// Keeps one endpoint's watermark in a file, which is replaced as a whole. For one host.
+/// Keeps the watermark of one endpoint in a file, which is replaced as a whole. For replicas on one
+/// host.
 ///
-/// The file is one line: the time in RFC 3339 and the endpoint's name. While it is written, there
-/// is a file next to it with a random number and `.new` added to its name. The folder must exist. A
-/// symbolic link stays a link; its target is written. An existing file keeps its mode, and its
-/// owner and group as far as the process may set them.
+/// The file is one line: the time in RFC 3339 and the endpoint's name. While it is replaced, there
+/// is a second file next to it, with a random number and `.new` added to the name. The folder must
+/// exist. A symbolic link stays a link; its target is replaced. An existing file keeps its mode,
+/// and its owner and group as far as the process may set them.
 #[derive(Clone, Debug)]
 pub struct FileWatermark {
     path: PathBuf,
@@ -36,7 +37,8 @@ impl Watermark for FileWatermark {
             Ok(text) => read(&text, &endpoint)
                 .map(Some)
                 .map_err(|error| files::about(&path, &error)),
-            // If not even its folder exists: a wrong path must not look like a fresh start.
+            // Fails if the folder does not exist either: a wrong path must not look like a fresh
+            // start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 files::target(&path).map(|_| None)
             }
@@ -56,14 +58,12 @@ fn read(text: &str, endpoint: &str) -> io::Result<Timestamp> {
     let (at, owner) = text
         .trim_end_matches('\n')
         .split_once(' ')
-        .ok_or_else(|| wrong("it holds no watermark".into()))?;
+        .ok_or_else(|| wrong("not a watermark file".into()))?;
     if owner != endpoint {
-        return Err(wrong(format!(
-            "it is the watermark of the endpoint {owner}"
-        )));
+        return Err(wrong(format!("the file belongs to the endpoint {owner}")));
     }
     at.parse()
-        .map_err(|_| wrong("it does not begin with a time".into()))
+        .map_err(|_| wrong("the file does not begin with a time".into()))
 }
 
 fn replace(path: &Path, line: &str) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The watermark: the time up to which everything is ingested, per endpoint, stored for the next
+//! The watermark: the time up to which all events of an endpoint are ingested, stored for the next
 //! run.
 
 mod file;
@@ -17,9 +17,9 @@ pub use postgres::PostgresWatermark;
 
 /// Stores the watermark of each endpoint.
 ///
-/// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas have
-/// to share the store. If a watermark is lost, the log is read from the webhook's creation, but no
-/// further back than the ledger remembers
+/// A watermark is an event's `timestamp` in AuthPI's log, or this machine's time if that is
+/// earlier. Replicas must share the store. If a watermark is lost, the log is read from the
+/// webhook's creation, but no further back than the ledger has records
 /// ([`Report::not_read_before`](super::Report::not_read_before)).
 pub trait Watermark: Send + Sync + 'static {
     /// The watermark that was saved last, if any.
@@ -31,9 +31,10 @@ pub trait Watermark: Send + Sync + 'static {
         endpoint: &str,
     ) -> impl Future<Output = Result<Option<Timestamp>, WatermarkError>> + Send;
 
-    /// Saves the watermark, completely or not at all; durable when it returns `Ok`. There is one
-    /// writer at a time, except for a replica that lost its lease and has not noticed yet. An older
-    /// watermark that arrives late may be saved or not: it only means that events are read again.
+    /// Saves the watermark, completely or not at all. It is durable when this returns `Ok`. There
+    /// is one writer at a time, except for a replica that has lost its lease and not detected it
+    /// yet. So an older watermark may arrive late. It may be saved or not: if it is, some events
+    /// are read again.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses.

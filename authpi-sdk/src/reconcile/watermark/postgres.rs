@@ -6,7 +6,7 @@ use sqlx::{PgPool, Row as _};
 use super::{Watermark, WatermarkError};
 use crate::stores::postgres::rows;
 
-/// Several replicas may run this at once, and `IF NOT EXISTS` alone is not atomic.
+/// Takes a lock, since replicas may run this at once and `IF NOT EXISTS` alone is not atomic.
 const MAKE: &str = "
     DO $$ BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('authpi_watermarks', 0));
@@ -18,7 +18,7 @@ const SAVE: &str = "
     ON CONFLICT (endpoint) DO UPDATE SET at = greatest(known.at, excluded.at)";
 
 /// Stores watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
-/// Unix milliseconds per endpoint. A watermark never goes back; delete the row to start again.
+/// Unix milliseconds per endpoint. A watermark never moves back. To start again, delete the row.
 #[derive(Clone)]
 pub struct PostgresWatermark {
     pool: PgPool,
