@@ -1,11 +1,11 @@
-//! The life of a webhook endpoint: what a service declares when it starts, instead of calling the
-//! API step by step.
+//! Manages a webhook endpoint: when a service starts, it declares the webhook that it needs,
+//! instead of calling the API step by step.
 //!
-//! [`Webhooks::ensure`] creates the webhook where it is missing and changes it where it differs,
-//! from any number of replicas at once, and keeps the one-time secret in a [`SecretStore`].
-//! [`Webhooks::rotate`] gives it another secret without a gap, and [`Webhooks::update_with`]
-//! changes it depending on its current state. [`Call::track`] and [`Webhooks::outcome`] follow
-//! deliveries that are sent again: see [`redelivery`].
+//! [`Webhooks::ensure`] creates the webhook if it is missing and updates it if it differs, from any
+//! number of replicas at once. It stores the one-time secret in a [`SecretStore`].
+//! [`Webhooks::rotate`] replaces the secret without a gap, and [`Webhooks::update_with`] changes
+//! the webhook depending on its current state. [`Call::track`] and [`Webhooks::outcome`] wait for
+//! the outcome of deliveries that are sent again: see [`redelivery`].
 //!
 //! [`Call::track`]: crate::client::Call::track
 //! [`Webhooks::ensure`]: crate::client::Webhooks::ensure

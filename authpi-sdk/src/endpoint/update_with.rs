@@ -17,24 +17,24 @@ const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Webhooks {
-    /// Reads a webhook, calls `change` with it, and writes the returned patch, unless another
-    /// caller has changed the webhook meanwhile. In that case it starts again.
+    /// Reads a webhook, calls `change` with it, and writes the returned patch. If another caller
+    /// has changed the webhook meanwhile, it starts again.
     ///
     /// `change` returns a [`WebhookPatch`], or `None` if there is nothing to do. It is called in
-    /// each round, of which there are at most [`DEFAULT_ROUNDS`] ([`UpdateWith::rounds`]). Between
-    /// rounds there is a random pause of up to 20 ms, which doubles with each round, at most 1 s.
-    /// Each call has the client's timeout.
+    /// each round. There are at most [`DEFAULT_ROUNDS`] rounds ([`UpdateWith::rounds`]). Between
+    /// rounds, there is a random pause, at first of up to 20 ms, doubling to up to 1 s. Each call
+    /// has the client's timeout.
     ///
-    /// `change` must be idempotent: set what is wanted, do not add to what is there. If the answer
-    /// to a write is lost and another caller changes the webhook before it is read again, it is
-    /// unknown whether the write took place, and the next round writes again.
+    /// `change` must be idempotent: it should set the desired value, not extend the current one. If
+    /// the answer to a write is lost and another caller changes the webhook before it is read
+    /// again, it is unknown whether the write took place, and the next round writes again.
     ///
-    /// The write has `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes
-    /// within one millisecond the first may be lost.
+    /// The write has `If-Match`. An ETag of AuthPI is a time in milliseconds, so if two changes
+    /// happen within one millisecond, the first may be lost.
     ///
     /// # Errors
-    /// As `get` and `update`. After the last round, the error is the refusal
-    /// ([`Error::is_precondition_failed`]). A webhook without an `ETag` cannot be changed this way
+    /// As `get` and `update`. If the last round was refused too, the error is
+    /// [`Error::is_precondition_failed`]. A webhook without an ETag cannot be changed this way
     /// ([`Error::is_malformed_response`]).
     ///
     /// ```no_run
@@ -115,7 +115,7 @@ impl UpdateOutcome {
         }
     }
 
-    /// Its state, for [`Call::if_match`](crate::client::Call::if_match).
+    /// Its ETag, for [`Call::if_match`](crate::client::Call::if_match).
     pub fn etag(&self) -> Option<&ETag> {
         match self {
             Self::Updated(updated) => updated.etag.as_ref(),

@@ -542,7 +542,7 @@ async fn a_successor_without_a_secret_takes_nobodys_place() -> Outcome {
         .await
         .unwrap_err();
     assert!(
-        error.to_string().contains("the first webhook stays"),
+        error.to_string().contains("the old webhook is kept"),
         "{error}"
     );
     assert_eq!(webhooks(&peer.client()).await, [first.as_str()]);

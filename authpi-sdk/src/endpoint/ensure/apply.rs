@@ -24,50 +24,55 @@ use crate::{
 /// The default of [`Ensure::secret_wait`].
 pub const DEFAULT_SECRET_WAIT: Duration = Duration::from_secs(5);
 
-/// The maximum number of rounds. A further round has a reason: a webhook was created or deleted, or
+/// The maximum number of rounds. Another round follows if a webhook was created or deleted, or
 /// another replica was faster.
 const ROUNDS: u32 = 16;
 /// The maximum number of times a webhook may have been created and deleted within 24 hours.
 const GENERATIONS: u32 = 64;
 /// The maximum number of attempts to change a webhook that others change concurrently.
 const UPDATES: u32 = 16;
-/// The pause after creating a webhook: webhooks that were created at the same moment are visible
-/// then.
+/// The pause after creating a webhook. Afterwards, webhooks that other replicas created at the same
+/// moment are visible.
 const SETTLING: Duration = Duration::from_millis(200);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// AuthPI keeps an answer for 24 hours. An hour less, since clocks may differ.
 const REPLAYED_FOR: Duration = Duration::from_hours(23);
-/// How long the secrets of a deleted webhook are trusted, for deliveries in transit.
+/// How long the secrets of a deleted webhook remain trusted, for deliveries in transit.
 const OVERLAP: Duration = Duration::from_hours(1);
 
 impl Webhooks {
     /// Ensures that the webhook of this spec exists as declared, and that its secret is in the
-    /// store. Call it when a service starts, from any number of replicas at once: there is one
-    /// webhook afterwards.
+    /// store. Call it when a service starts. Any number of replicas may call it at once;
+    /// afterwards, there is one webhook.
     ///
-    /// The webhook is the one with the spec's name and URL that has our mark (three members of its
-    /// metadata, `authpi_sdk_…`), or whose secret is in the store under the spec's name. If there
-    /// is none, it is created and its secret saved. If it differs from the spec, it is changed with
-    /// `If-Match`; members that the spec does not set, and the webhook's status, stay unchanged. A
-    /// spec with another name or URL is another webhook, and deleting the old one is up to you. If
-    /// the kind of authentication differs, the webhook is replaced by another one, and deleted. A
-    /// changed bearer token of your own is not noticed.
+    /// The webhook is the one with the spec's name and URL that has the SDK's mark (members of its
+    /// metadata that begin with `authpi_sdk_`), or whose secret is in the store under the spec's
+    /// name:
+    ///
+    /// - If there is none, it is created, and its secret is saved.
+    /// - If it differs from the spec, it is changed with `If-Match`. Members that the spec does not
+    ///   set, and the webhook's status, stay unchanged. A change of your own bearer token is not
+    ///   detected.
+    /// - If the kind of authentication differs, the webhook is replaced by a new one, and deleted.
+    ///
+    /// A spec with another name or URL is another webhook; deleting the old one is up to you.
     ///
     /// Replicas should share the store. They must use the same API key; otherwise each may create a
     /// webhook, of which all but the oldest are deleted at once. Without a shared store, a replica
     /// only gets the secret within 24 hours of the webhook's creation, and only for the same spec.
     ///
-    /// Calls: one list and one `get` if there is nothing to do. Each has the client's timeout.
+    /// If there is nothing to do, this takes one list call and one `get`. Each call has the
+    /// client's timeout.
     ///
     /// Assumed, since AuthPI does not document it: metadata accepts text members and returns them
     /// unchanged; a list contains what was created before the request; and of two webhooks, the one
-    /// created first does not appear as the younger one.
+    /// that was created first does not have the later `created_at`.
     ///
     /// # Errors
-    /// When a call or the store fails, and when others keep changing the same webhook. Completed
-    /// steps stay completed: repeating the call continues from there. Also when the webhook exists
-    /// and its secret is not in the store ([`EndpointError::SecretLost`]).
+    /// When a call or the store fails, and when others keep changing the same webhook. Also when
+    /// the webhook exists but its secret is not in the store ([`EndpointError::SecretLost`]).
+    /// Completed steps stay completed, and repeating the call continues from there.
     pub fn ensure<'s, S: SecretStore>(&self, spec: &WebhookSpec, secrets: &'s S) -> Ensure<'s, S> {
         Ensure {
             webhooks: self.clone(),
@@ -92,8 +97,8 @@ pub struct Ensure<'s, S> {
 impl<S> Ensure<'_, S> {
     /// Replaces a webhook whose secret is lost: creates another one, saves its secret, and deletes
     /// the first. The failed deliveries of the first are deleted with it; the event log still has
-    /// the events. This is not the default, because a replica with its own store would take the
-    /// secret away from all others.
+    /// the events. This is not the default, because a replica with its own store would invalidate
+    /// the secret of all others.
     pub fn renew_lost_secret(self) -> Self {
         Self {
             renew_lost_secret: true,
@@ -101,8 +106,9 @@ impl<S> Ensure<'_, S> {
         }
     }
 
-    /// How long to wait for a secret that is not in the store: another replica may have just
-    /// created the webhook and be about to save it. Default: [`DEFAULT_SECRET_WAIT`] (5 s).
+    /// How long to wait for a secret that is not in the store. Another replica may have just
+    /// created the webhook, and be about to save the secret. Default: [`DEFAULT_SECRET_WAIT`] (5
+    /// s).
     pub fn secret_wait(self, wait: Duration) -> Self {
         Self {
             secret_wait: wait,
@@ -154,8 +160,8 @@ async fn ensure<S: SecretStore>(
             match work.make(&Purpose::default(), generation).await? {
                 Made::Gone => {
                     generation += 1;
-                    // Webhooks of earlier runs are only skipped. If those of this run keep
-                    // disappearing, that must not go on for long.
+                    // Webhooks of earlier runs are skipped without a round. Rounds limit how often
+                    // a webhook of this run may disappear.
                     if created.is_some() {
                         rest(&mut round).await;
                     }
@@ -166,8 +172,8 @@ async fn ensure<S: SecretStore>(
                     ..
                 } => {
                     created = Some(webhook_id);
-                    // Others that were created at the same moment are visible then, so all replicas
-                    // agree which is the oldest.
+                    // Afterwards, webhooks that were created at the same moment are visible, so all
+                    // replicas agree which is the oldest.
                     tokio::time::sleep(SETTLING).await;
                 }
                 Made::There { .. } => rest(&mut round).await,
@@ -253,14 +259,14 @@ fn endpoint(
 
 /// The result of creating a webhook.
 pub(super) enum Made {
-    /// It exists. `fresh`: it is new, not from a replayed answer. `kept`: its secret was in the
-    /// answer and is saved.
+    /// The webhook exists. `fresh`: the call created it, and the answer was not replayed. `kept`:
+    /// its secret was in the answer and is saved.
     There {
         webhook_id: String,
         fresh: bool,
         kept: bool,
     },
-    /// It was created with this key before, and has been deleted since.
+    /// The webhook was created with this key before, and has been deleted since.
     Gone,
 }
 
@@ -338,7 +344,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         })
     }
 
-    /// While another replica makes the same call, AuthPI answers 409.
+    /// Retries while AuthPI answers 409, since another replica is making the same call.
     async fn create(&self, making: &Making) -> Result<Created, Error> {
         let mut tries = 0;
         loop {
@@ -358,9 +364,9 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         }
     }
 
-    /// Saves the secrets of the answer, if all of them are there. Returns whether they are.
+    /// Saves the secrets of the answer, if it contains all of them. Returns whether it does.
     ///
-    /// That a replayed answer still contains them is assumed. An answer without them must not
+    /// It is assumed that a replayed answer still contains them. An answer without them must not
     /// replace what the replica that created the webhook has saved.
     async fn keep(&self, created: &Created) -> Result<bool, EndpointError> {
         let Created {
@@ -428,8 +434,9 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
             && has(token, kept.map(|kept| kept.bearer_token.is_some()))
     }
 
-    /// Repeats the call that created the webhook, if it is known and recent enough for its answer
-    /// to be replayed: the replica that made it may have crashed before it saved the secret.
+    /// Repeats the call that created the webhook, if the call is known and recent enough for its
+    /// answer to be replayed. The replica that made the call may have crashed before it saved the
+    /// secret.
     async fn again(&self, ours: &Ours) -> Result<bool, EndpointError> {
         let Some(mark) = &ours.mark else {
             return Ok(false);
@@ -460,7 +467,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                 return self.keep(&created).await;
             }
             if !created.replayed {
-                // AuthPI has forgotten the answer, and created another webhook.
+                // AuthPI did not have the answer any more, and has created another webhook.
                 self.webhooks.delete(&created.webhook.id).await?;
             }
             break;
@@ -468,7 +475,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(false)
     }
 
-    /// Advances the replacement of `head` by at least one step. Returns what was deleted.
+    /// Advances the replacement of `head` by at least one step. Returns the id of the webhook that
+    /// was deleted, if any.
     async fn replace(
         &self,
         head: &Ours,
@@ -494,8 +502,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(self.retire(old).await?.then(|| old.id().to_owned()))
     }
 
-    /// Creates the webhook that replaces `old`, and saves its secret. Not if another replica has
-    /// created and deleted it since. Then look again.
+    /// Creates the webhook that replaces `old`, and saves its secret. If a successor was created
+    /// before and has been deleted, creates another one, unless `old` is deleted too.
     pub(super) async fn succeed(
         &self,
         old: &Ours,
@@ -512,10 +520,11 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                     fresh: true,
                     kept: false,
                 } => {
-                    // Its deliveries could not be verified, and another one would be no better.
+                    // Its deliveries could not be verified, and another attempt would have the same
+                    // result.
                     self.webhooks.delete(webhook_id).await?;
                     return Err(EndpointError::Unsettled(
-                        "AuthPI returned no secret for the webhook's successor; the first webhook stays",
+                        "AuthPI returned no secret for the webhook's successor; the old webhook is kept",
                     ));
                 }
                 Made::There { .. } => break,
@@ -533,7 +542,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
             call = call.if_match(etag);
         }
         match call.await {
-            // Also if AuthPI says that it does not exist. A gateway's 404 does not count.
+            // This includes AuthPI's answer that the webhook does not exist, but not a gateway's
+            // 404.
             Ok(_) => Ok(true),
             Err(error) if error.is_precondition_failed() => Ok(false),
             Err(error) => Err(error),
@@ -562,7 +572,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(self.secrets.save(&self.input.name, &kept).await?)
     }
 
-    /// Updates a webhook as declared; `None` if it is gone.
+    /// Updates a webhook as declared. Returns `None` if it no longer exists.
     async fn update(&self, ours: Ours, diff: &mut Diff) -> Result<Option<Ours>, EndpointError> {
         let Ours { got, mark } = ours;
         let (differs, _) = compare(&self.input, mark.as_ref(), &got.value)?;
@@ -604,7 +614,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(Some(Ours { got, mark }))
     }
 
-    /// The same for a webhook that may not exist.
+    /// As [`update`](Self::update), for a webhook that may not exist.
     async fn update_all(
         &self,
         ours: Option<Ours>,

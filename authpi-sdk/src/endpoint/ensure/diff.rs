@@ -63,10 +63,11 @@ pub(super) fn authenticates_otherwise(declared: &CreateWebhookInput, there: &Web
             .is_some_and(|declared| declared.tag() != there.auth.tag())
 }
 
-/// The differences, and the patch for them, except name, URL and authentication, which identify a
-/// webhook. Members that the spec does not set are left unchanged, and so is the status.
+/// The differences, and the patch that removes them. Name, URL and authentication are not compared,
+/// since they identify a webhook. The status, and members that the spec does not set, stay
+/// unchanged.
 ///
-/// For objects without documented members, the declared members must be there. There may be more,
+/// In objects without documented members, the declared members must be present. Others may be too,
 /// since AuthPI may add its own.
 pub(super) fn compare(
     declared: &CreateWebhookInput,
@@ -126,7 +127,7 @@ pub(super) fn compare(
         .is_none_or(|metadata| covers(there.metadata.as_ref(), metadata));
     if !metadata_covers || mark.is_none() {
         diff.members.push("metadata");
-        // A webhook that was only known by its secret gets our mark.
+        // A webhook that was only known by its secret gets the mark.
         let known = || Mark {
             key: "known-by-its-secret".to_owned(),
             purpose: super::ownership::Purpose::default(),
@@ -137,7 +138,7 @@ pub(super) fn compare(
     Ok((diff, patch))
 }
 
-/// Whether everything declared is there. Unreadable JSON never matches.
+/// Whether the webhook's value has everything that is declared. Unreadable JSON never matches.
 fn covers(there: Option<&RawJson>, declared: &RawJson) -> bool {
     let Some(Ok(there)) = there.map(RawJson::read::<Value>) else {
         return false;

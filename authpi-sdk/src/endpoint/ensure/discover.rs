@@ -1,4 +1,4 @@
-//! Finds the webhooks of the spec's name and URL that are ours, and which of them counts.
+//! Finds our webhooks with the spec's name and URL, and the current one of them.
 
 use std::collections::HashSet;
 
@@ -30,20 +30,21 @@ impl Ours {
         self.mark.as_ref()?.purpose.replaces.as_deref()
     }
 
-    /// By age. Ids decide between webhooks created in the same millisecond, for all replicas alike.
+    /// The sort key for age. The id decides between webhooks created in the same millisecond, so
+    /// that all replicas agree.
     fn age(&self) -> (i64, &str) {
         (self.got.value.created_at.0, self.id())
     }
 }
 
-/// Our webhooks of one name and URL.
+/// Our webhooks with one name and URL.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// The one that counts: the oldest that replaces no other.
+    /// The current webhook: the oldest one that does not replace another.
     pub(super) head: Option<Ours>,
     /// The one that will replace it.
     pub(super) successor: Option<Ours>,
-    /// Younger ones of the same kind with our mark, which are superfluous.
+    /// Younger duplicates with our mark, which are superfluous.
     pub(super) twins: Vec<Ours>,
     /// Webhooks that are not ours.
     pub(super) others: Vec<WithETag<Webhook>>,
@@ -67,7 +68,7 @@ impl Standing {
                 .iter()
                 .any(|webhook| may_be_called(webhook, name))
             {
-                let why = "a webhook that may be the one searched for is unreadable";
+                let why = "a webhook in the list is unreadable, and may be the one with this name";
                 return Err(Error::malformed(why, Response::default()).during("webhooks.list"));
             }
             listed.extend(page.items);
@@ -99,7 +100,7 @@ impl Standing {
     fn arranged(mut found: Vec<Ours>) -> Self {
         found.sort_by(|a, b| a.age().cmp(&b.age()));
         let ids: HashSet<_> = found.iter().map(|ours| ours.id().to_owned()).collect();
-        // A webhook whose predecessor is gone has taken its place.
+        // A webhook whose predecessor no longer exists has replaced it.
         let (successors, mut roots): (Vec<_>, Vec<_>) = found
             .into_iter()
             .partition(|ours| ours.replaces().is_some_and(|id| ids.contains(id)));
@@ -116,7 +117,7 @@ impl Standing {
         for ours in successors {
             let of_head = ours.replaces() == standing.head.as_ref().map(Ours::id);
             match &mut standing.successor {
-                // The oldest.
+                // The oldest successor.
                 successor @ None if of_head => *successor = Some(ours),
                 Some(_) if of_head => standing.twins.push(ours),
                 // The successor of a superfluous webhook: handled once that one is deleted.
@@ -127,8 +128,8 @@ impl Standing {
     }
 }
 
-/// Whether an unreadable webhook of the list has this name, or an unreadable name. With another
-/// name, it does not matter.
+/// Whether an unreadable webhook of the list has this name, or an unreadable name. One with another
+/// name is ignored.
 fn may_be_called(webhook: &RawJson, name: &str) -> bool {
     let [found] = json::pick(webhook.as_raw_value(), ["name"]).unwrap_or_default();
     found
@@ -149,13 +150,13 @@ pub(super) async fn there(
 }
 
 impl Webhooks {
-    /// The webhook of the spec's name and URL: the one that [`ensure`](Webhooks::ensure) maintains,
-    /// whatever its current id. If none has our mark, the oldest one with that name and URL. `None`
-    /// if there is none. Changes nothing; only the name and URL of the spec matter.
+    /// Finds the webhook with the spec's name and URL: the one that [`ensure`](Webhooks::ensure)
+    /// maintains, whatever its current id, or else the oldest one with that name and URL. Returns
+    /// `None` if there is none. Changes nothing. Only the name and URL of the spec matter.
     ///
     /// During a [rotation](Webhooks::rotate), it is the one that will be replaced.
     ///
-    /// Calls: one list, and a `get` for each webhook with that name and URL.
+    /// This takes one list call, and a `get` for each webhook with that name and URL.
     ///
     /// # Errors
     /// When a call fails.

@@ -12,15 +12,15 @@ pub struct Endpoint {
     /// The webhook. `ensure` does not change its `status`: a paused webhook stays paused, and a
     /// failing one stays failing until it is enabled (`WebhookPatch::enable`).
     pub webhook: Webhook,
-    /// Its state, for [`Call::if_match`](crate::client::Call::if_match).
+    /// Its ETag, for [`Call::if_match`](crate::client::Call::if_match).
     pub etag: Option<ETag>,
     /// The webhook that will replace it, during a [rotation](crate::client::Webhooks::rotate).
     pub successor: Option<Webhook>,
     /// The ids of deleted webhooks: duplicates created by other replicas at the same time, and
     /// replaced ones.
     pub removed: Vec<String>,
-    /// The ids of webhooks with the same name and URL that are not ours, and were not changed. They
-    /// deliver the same events again.
+    /// The ids of webhooks with the same name and URL that the SDK does not manage and has not
+    /// changed. They may deliver the same events a second time.
     pub others: Vec<String>,
 }
 
@@ -33,9 +33,9 @@ pub enum Ensured {
     Created(Endpoint),
     /// It differed from the spec, and was changed.
     Updated(Endpoint, Diff),
-    /// It is as the spec wants it.
+    /// It matched the spec.
     Unchanged(Endpoint),
-    /// Its secret was lost, and it was replaced by one whose secret is saved now
+    /// Its secret was lost, and it was replaced by a webhook whose secret is saved
     /// ([`Ensure::renew_lost_secret`]).
     ///
     /// [`Ensure::renew_lost_secret`]: super::Ensure::renew_lost_secret
@@ -79,7 +79,7 @@ impl fmt::Display for Ensured {
         if !others.is_empty() {
             write!(
                 f,
-                "; {} with the same name and URL are not managed here and were left unchanged",
+                "; {} with the same name and URL are not managed by the SDK and were left unchanged",
                 others.join(", ")
             )?;
         }

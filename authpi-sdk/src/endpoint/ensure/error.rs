@@ -10,19 +10,19 @@ use crate::{client::Error, endpoint::secrets::SecretStoreError};
 pub enum EndpointError {
     /// A call to AuthPI failed.
     Call(Error),
-    /// The secret store failed. A webhook may have been created whose secret is not saved:
-    /// repeating the call within 24 hours gets it back, with the same credential and spec.
+    /// The secret store failed. A webhook may have been created whose secret is not saved.
+    /// Repeating the call within 24 hours, with the same credential and spec, recovers it.
     Secrets(SecretStoreError),
-    /// It did not converge. Other replicas keep changing the same webhook, or replayed responses
-    /// keep referring to a deleted webhook. Or the webhook that a rotation created is gone, so the
-    /// old one has to stay. The message says which.
+    /// The webhook did not converge, and the message says why: other replicas keep changing it,
+    /// replayed responses keep referring to a deleted webhook, AuthPI returned no secret, or the
+    /// webhook that a rotation created no longer exists.
     Unsettled(&'static str),
     /// The webhook exists, but its secret is not in the store: nothing that it delivers can be
     /// verified. **Nothing was changed.**
     ///
-    /// Either the store is not the one that the secret was saved in (each replica has a file of its
-    /// own, or the volume was lost), or the webhook was created elsewhere. If the secret is still
-    /// known, save it in the store. Else call `ensure` with
+    /// Either the store is not the one that the secret was saved in (each replica has its own file,
+    /// or the volume was lost), or the webhook was created elsewhere. If you still know the secret,
+    /// save it in the store. Otherwise, call `ensure` with
     /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook;
     /// replicas that still know the old secret must then read the store again.
     SecretLost(Box<Endpoint>),
@@ -38,7 +38,7 @@ impl EndpointError {
     /// permissions, the spec, the client's settings, or the store of secrets
     /// ([`SecretLost`](Self::SecretLost)).
     ///
-    /// If not, AuthPI or the store may only be out of reach for now.
+    /// Otherwise, AuthPI or the store may only be unavailable for now.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Call(error) => {

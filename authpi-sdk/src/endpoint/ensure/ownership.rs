@@ -62,7 +62,7 @@ impl Mark {
         })
     }
 
-    /// The existing metadata, with that of the spec and this mark.
+    /// The existing metadata, overwritten with that of the spec and this mark.
     pub(super) fn onto(
         &self,
         there: Option<&RawJson>,
@@ -105,8 +105,9 @@ pub(super) struct Making {
 }
 
 impl Making {
-    /// The call of one generation. A credential that changes every hour has no secret to derive a
-    /// key from. The key is then random, and the call is not repeated.
+    /// The call of one generation. A credential that changes, such as a token from a source, has no
+    /// lasting secret to derive a key from. The key is then random, and other replicas cannot
+    /// repeat the call.
     pub(super) fn new(
         client: &Client,
         account_id: &str,
@@ -157,7 +158,7 @@ fn derived(
         .into_iter()
         .chain([Some(&body[..])])
     {
-        // Each part with its length, so that different lists of parts never give the same text.
+        // Each part with its length, so that different lists of parts never give the same input.
         mac.update(
             &part
                 .map_or(u64::MAX, |part| part.len() as u64)

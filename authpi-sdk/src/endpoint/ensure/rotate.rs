@@ -1,4 +1,4 @@
-//! Rotates an endpoint's secret, without a delivery that cannot be verified.
+//! Rotates an endpoint's secret, so that every delivery can still be verified.
 
 use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -22,8 +22,8 @@ const ROUNDS: u32 = 16;
 impl Webhooks {
     /// Replaces the endpoint's secret, with documented calls only. It creates a second webhook with
     /// the same name and URL, and saves its secret in the store. When all receivers know the new
-    /// secret, [`Rotation::finish`] deletes the first webhook. In between, both deliver, and the
-    /// ledger makes sure that each event is handled once.
+    /// secret, call [`Rotation::finish`], which deletes the first webhook. In between, both
+    /// webhooks deliver, and the ledger recognizes the duplicates.
     ///
     /// `name` identifies this rotation, such as `2026-11`. It makes the call repeatable: with the
     /// same name, it continues after a crash, from any replica, and does nothing once it is
@@ -38,7 +38,7 @@ impl Webhooks {
     /// # use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{EndpointKeys, FileSecretStore, SecretStore as _}};
     /// # async fn example(authpi: Client, spec: WebhookSpec, secrets: FileSecretStore, keys: EndpointKeys) -> Result<(), Box<dyn std::error::Error>> {
     /// let rotation = authpi.webhooks().rotate("2026-11", &spec, &secrets).await?;
-    /// // This receiver knows both secrets from here on; others take them from the store, with `EndpointKeys::follow`.
+    /// // From now on, this receiver knows both secrets. Others load them from the store, with `EndpointKeys::follow`.
     /// keys.replace(&rotation.keys().await?)?;
     /// if rotation.in_use(&keys.signatures, Duration::from_secs(3600)).await {
     ///     rotation.finish().await?;
@@ -48,9 +48,9 @@ impl Webhooks {
     /// ```
     ///
     /// # Errors
-    /// As for `ensure`; and [`Error::is_invalid_argument`] when the endpoint does not exist, when
-    /// the spec has no secret to rotate or one of your own, or when a rotation with another name is
-    /// in progress: finish that one first.
+    /// As for `ensure`. Also an [invalid argument](Error::is_invalid_argument) when the endpoint
+    /// does not exist, when AuthPI does not create a secret for the spec, or when a rotation with
+    /// another name is in progress: finish that one first.
     pub fn rotate<'s, S: SecretStore>(
         &self,
         name: impl Into<String>,
@@ -149,7 +149,7 @@ async fn begin<S: SecretStore>(
                 if work.has_secret(&successor, &kept).await? {
                     return Ok((Some(head), successor.got.value));
                 }
-                // The replica that created it is gone, and its secret with it. Create another one.
+                // The replica that created it has not saved its secret. Create another one.
                 work.retire(&successor).await?;
             }
         }
@@ -160,7 +160,7 @@ async fn begin<S: SecretStore>(
 }
 
 /// A rotation in progress: both webhooks deliver, and the store has the secrets of both.
-#[must_use = "a rotation is over when it is finished"]
+#[must_use = "a rotation only ends with `finish`"]
 pub struct Rotation<'s, S> {
     webhooks: Webhooks,
     spec: WebhookSpec,
@@ -190,7 +190,7 @@ impl<S: SecretStore> Rotation<'_, S> {
         &self.new
     }
 
-    /// The keys of both webhooks, to verify with from now on: for [`EndpointKeys::replace`].
+    /// The keys of both webhooks, for [`EndpointKeys::replace`].
     ///
     /// # Errors
     /// When the store fails.
@@ -209,8 +209,8 @@ impl<S: SecretStore> Rotation<'_, S> {
     }
 
     /// Waits until the new secret has matched a delivery in this process, for at most `within`.
-    /// Returns whether it has. Without events there are no deliveries, so `false` does not mean
-    /// that something is wrong.
+    /// Returns whether it has. Without events, there are no deliveries, so `false` does not imply a
+    /// problem.
     pub async fn in_use(&self, ring: &KeyRing, within: Duration) -> bool {
         let until = Instant::now() + within.min(Duration::from_hours(24 * 365));
         loop {
@@ -225,26 +225,28 @@ impl<S: SecretStore> Rotation<'_, S> {
         }
     }
 
-    /// Deletes the old webhook if the new one still exists. The old secret is trusted for another
-    /// hour, for deliveries in transit. Call it when every receiver knows the new secret. The
-    /// failed deliveries of the old webhook are deleted with it; the new one has received the same
+    /// Deletes the old webhook, if the new one still exists. Call it when every receiver knows the
+    /// new secret. The old secret remains trusted for another hour, for deliveries in transit. The
+    /// failed deliveries of the old webhook are deleted with it; the new one has been sent the same
     /// events since it was created.
     ///
-    /// It may be called again, from any replica: it is not an error if the old webhook is gone.
+    /// It may be called again, from any replica: it is not an error if the old webhook no longer
+    /// exists.
     ///
     /// # Errors
-    /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is
-    /// gone. The old one then stays, and [`Webhooks::rotate`] starts the same rotation again.
+    /// When a call or the store fails, and [`EndpointError::Unsettled`] when the new webhook no
+    /// longer exists. The old one is then kept, and [`Webhooks::rotate`] starts the same rotation
+    /// again.
     pub async fn finish(&self) -> Result<(), EndpointError> {
         let Some(old) = &self.old else { return Ok(()) };
         let work = EnsureRun::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
-        // Otherwise nothing would be delivered any more. If both are gone, another replica has
-        // finished this rotation, or a later one.
+        // Without the new webhook, nothing would be delivered any more. If neither exists, another
+        // replica has finished this rotation, or a later one.
         if there(&self.webhooks, &self.new.id).await?.is_none()
             && there(&self.webhooks, old.id()).await?.is_some()
         {
             return Err(EndpointError::Unsettled(
-                "the new webhook is gone: rotate again; the old one stays",
+                "the new webhook no longer exists, and the old one is kept: rotate again",
             ));
         }
         let mut old = old.clone();

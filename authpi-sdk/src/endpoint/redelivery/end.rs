@@ -11,8 +11,8 @@ pub(super) enum End {
     Unknown,
 }
 
-/// `None` while it continues. A failure that was there before the redelivery, with the same number
-/// of attempts, does not count.
+/// How the delivery ended; `None` while it continues. A failure from before the redelivery, with
+/// the same number of attempts, does not count.
 pub(super) fn end(delivery: &WebhookDelivery, failed_attempts_before: Option<i64>) -> Option<End> {
     match &delivery.status {
         DeliveryStatus::Succeeded => Some(End::Succeeded),

@@ -40,7 +40,8 @@ impl Webhooks {
     /// further attempts.
     ///
     /// [`redeliver`](Self::redeliver) itself waits for the attempt that it requests. Use this for
-    /// attempts after that. It polls with pauses of up to 250 ms, which double up to 10 s.
+    /// later attempts. It polls with random pauses, at first of up to 250 ms, doubling to up to 10
+    /// s.
     ///
     /// # Errors
     /// When a poll fails, or when the delivery no longer exists ([`Error::is_malformed_response`]).
@@ -73,8 +74,8 @@ impl Webhooks {
             .deliveries(&watched.webhook_id)
             .event_type(watched.event_type.as_str().into())
             .limit(100);
-        // AuthPI does not document whether the bounds are inclusive. A millisecond more on each
-        // side makes that irrelevant.
+        // AuthPI does not document whether the bounds are inclusive. With a margin on each side,
+        // that does not matter.
         if let Ok(at) = watched.created_at.timestamp() {
             let around = jiff::SignedDuration::from_millis(2);
             if let (Ok(after), Ok(before)) = (at.checked_sub(around), at.checked_add(around)) {
@@ -92,8 +93,8 @@ impl Webhooks {
     }
 }
 
-/// A wait that begins when it is awaited: see [`Webhooks::outcome`]. Returns `None` if the time
-/// ends first.
+/// A wait that begins when it is awaited: see [`Webhooks::outcome`]. Resolves to `None` if the time
+/// limit passes first.
 #[must_use = "does nothing until awaited"]
 pub struct DeliveryOutcome {
     webhooks: Webhooks,
@@ -104,8 +105,8 @@ pub struct DeliveryOutcome {
 }
 
 impl DeliveryOutcome {
-    /// Ignores a failure with at most this many attempts: it was there before the redelivery. For a
-    /// redelivery whose answer was lost, with the count from an earlier list.
+    /// Ignores a failure with at most this many attempts, since it is from before the redelivery.
+    /// For a redelivery whose answer was lost, with the count from an earlier list.
     pub fn after_attempts(self, attempt_count: i64) -> Self {
         Self {
             before: Some(attempt_count),

@@ -1,4 +1,4 @@
-//! Redelivers all failed deliveries and follows them.
+//! Redelivers all failed deliveries and waits for their outcomes.
 
 use std::{collections::BTreeMap, fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
 };
 
 impl Call<RedeliverFailed> {
-    /// Follows the redelivered deliveries until each of them has ended, and reports the progress.
+    /// Redelivers the failed deliveries, polls them until each has ended, and reports the progress.
     ///
-    /// It lists the failed deliveries, asks AuthPI to send them again, and polls them with pauses
-    /// of up to 250 ms, which double up to 10 s. It stores the id of each delivery, some hundred
-    /// bytes. If the answer is lost, or says by a 5xx or 409 that AuthPI may be working on it, it
-    /// polls all the same, and [`RedeliveryProgress::answer`] stays empty.
+    /// It lists the failed deliveries, asks AuthPI to send them again, and polls them with random
+    /// pauses, at first of up to 250 ms, doubling to up to 10 s. It keeps the id of each delivery
+    /// in memory, about a hundred bytes each. If the answer is lost, or is a 5xx or 409, AuthPI may
+    /// be working on it. Then it polls too, and [`RedeliveryProgress::answer`] stays empty.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -50,13 +50,13 @@ impl Call<RedeliverFailed> {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RedeliveryProgress {
-    /// The deliveries that had failed at the beginning.
+    /// The number of deliveries that had failed at the beginning.
     pub total: usize,
-    /// Those of them that have succeeded since.
+    /// The number of these that have succeeded since.
     pub succeeded: usize,
-    /// Those that have failed again, without further attempts.
+    /// The number of these that have failed again, without further attempts.
     pub failed: usize,
-    /// Those that ended with a status that this version does not know.
+    /// The number of these that ended with a status that this version does not know.
     pub unknown: usize,
     /// AuthPI's own answer, if any. Its members are assumed.
     pub answer: Option<RedeliverFailedResult>,
@@ -79,12 +79,12 @@ impl RedeliveryProgress {
     }
 }
 
-/// A redelivery that begins when it is awaited: see [`Call::track`]. Returns the last
+/// A redelivery that begins when it is awaited: see [`Call::track`]. Resolves to the last
 /// [`RedeliveryProgress`], complete or not.
 ///
 /// # Errors
-/// When the list fails, or when the redelivery fails so that nothing was sent. A failed poll is not
-/// an error while there is time: the next one may succeed.
+/// When the first list call fails, or when the redelivery fails so that nothing was sent. A failed
+/// poll is only an error if the time limit has passed, or if AuthPI refuses it (401, 403, 404).
 #[must_use = "does nothing until awaited"]
 pub struct Track<'p> {
     call: Call<RedeliverFailed>,
@@ -144,8 +144,8 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
     }
     let answer = match call.clone().await {
         Ok(answered) => Some(answered.value),
-        // AuthPI may wait for every attempt, longer than we or a gateway do, and still be working
-        // on it.
+        // AuthPI may wait for every attempt, longer than this client or a gateway waits, and still
+        // be working on it.
         Err(error) if may_be_under_way(&error) => {
             tracing::debug!(%error, "unknown whether deliveries are being sent again; tracking them");
             None
@@ -161,7 +161,7 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
         } else {
             tokio::time::timeout_at(until, look).await
         };
-        // What a poll found before the time ended counts.
+        // What a poll has found before the time limit passed counts.
         let time_is_up = left.is_zero() || looked.is_err();
         match looked.unwrap_or(Ok(())) {
             Ok(()) => {}
@@ -190,7 +190,7 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
     Ok(progress)
 }
 
-/// Whether AuthPI may have begun although the answer does not say so.
+/// Whether AuthPI may have begun to send, although the call failed.
 fn may_be_under_way(error: &Error) -> bool {
     error.may_have_run()
         && (error.fault().is_some() || error.is_server_error() || error.is_conflict())
@@ -233,7 +233,7 @@ impl Followed {
         Ok(Self { all })
     }
 
-    /// Polls the deliveries that have not ended, from the oldest on.
+    /// Polls the deliveries that have not ended, starting with the oldest.
     async fn look(&mut self, call: &Call<RedeliverFailed>) -> Result<(), Error> {
         let open = |delivery: &&Delivery| delivery.end.is_none();
         let mut left = self.all.values().filter(open).count();

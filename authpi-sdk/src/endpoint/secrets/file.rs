@@ -29,10 +29,10 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// Any number of processes on one machine may use it at once. Writers lock the file `<path>.lock`
 /// next to it, and replace the file with a new one that was flushed to disk. So a reader sees a
-/// change completely or not at all, and a crash leaves the old or the new file. A writer waits for
-/// the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a stopped process
-/// cannot block the others. A symbolic link stays a link, even if its target does not exist yet;
-/// the target is written.
+/// change completely or not at all, and after a crash, there is either the old or the new file. A
+/// writer waits for the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a
+/// stopped process cannot block the others. A symbolic link stays a link, even if its target does
+/// not exist yet; the target is written.
 ///
 /// The folder must exist, and the service must be allowed to create files in it. A file system
 /// whose locks do not work across machines (usually NFS) is not suitable.
@@ -42,12 +42,12 @@ pub struct FileSecretStore {
     lock_timeout: Duration,
 }
 
-/// By endpoint. A `BTreeMap`, so that the file's order is stable.
+/// The secrets by endpoint. A `BTreeMap`, so that the file's order is stable.
 type Kept = BTreeMap<String, Vec<StoredSecret>>;
 
 impl FileSecretStore {
     /// The secrets in the file at `path`, which need not exist yet. Nothing is read or written
-    /// before first use.
+    /// before the first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -142,7 +142,7 @@ impl SecretStore for FileSecretStore {
     }
 }
 
-/// Takes the lock, or gives up.
+/// Takes the lock, or fails after `wait`.
 fn lock(path: &Path, wait: Duration) -> io::Result<File> {
     let file = private()
         .write(true)
@@ -177,7 +177,8 @@ fn read(path: &Path) -> io::Result<Kept> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // If not even its folder exists: a wrong path must not look like an empty store.
+            // Fails if the folder does not exist either: a wrong path must not look like an empty
+            // store.
             return files::target(path).map(|_| Kept::new());
         }
         Err(error) => return Err(files::about(path, &error)),
@@ -208,7 +209,7 @@ fn read(path: &Path) -> io::Result<Kept> {
 /// Replaces the file as a whole. The caller holds the lock.
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     let next = beside(path, ".next");
-    // Left over by a writer that died; its mode may have been changed.
+    // A writer that died may have left this file; its mode may have been changed.
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(files::about(&next, &error));

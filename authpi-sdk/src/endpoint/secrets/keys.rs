@@ -22,7 +22,7 @@ use crate::{
 /// let secrets = FileSecretStore::new("/var/lib/billing/authpi-secrets.json");
 /// let keys = secrets.keys("users").await?;
 /// let verifier = Verifier::authpi(keys.signatures.clone());
-/// // What another replica rotates reaches this one within ten seconds.
+/// // After a rotation by another replica, this one loads the new secret within ten seconds.
 /// tokio::spawn(async move { keys.follow(&secrets, "users", Duration::from_secs(10)).await });
 /// # let _ = verifier;
 /// # Ok(())
@@ -40,9 +40,10 @@ pub struct EndpointKeys {
 impl EndpointKeys {
     /// The newest [`MAX_KEYS`] (4) secrets that are still trusted, each until it expires.
     ///
-    /// It does not distinguish accounts: a store is for one. If webhooks of several accounts
-    /// deliver to one endpoint name, filter `kept` ([`StoredSecret::account_id`]); otherwise the
-    /// receiver accepts deliveries of any of them.
+    /// It does not distinguish accounts, since a store is meant for one account. If `kept` has
+    /// secrets of several accounts under one endpoint name, filter them by
+    /// [`StoredSecret::account_id`]; otherwise, the receiver accepts deliveries of all these
+    /// accounts.
     pub fn of(kept: &[StoredSecret]) -> Self {
         let now = Timestamp::now();
         let mut trusted: Vec<_> = kept.iter().filter(|kept| !kept.is_expired(now)).collect();
@@ -66,11 +67,11 @@ impl EndpointKeys {
     }
 
     /// Replaces the secrets with those of `next`, in every receiver that uses these rings. Secrets
-    /// that `next` does not have are no longer trusted. If that was the last secret, the receiver
-    /// answers each delivery with 500 until there is another one.
+    /// that `next` does not have are no longer trusted. If no secret is left, the receiver answers
+    /// each delivery with 500 until there is another one.
     ///
     /// # Errors
-    /// When a secret is empty, or two have the same name. Nothing is changed then.
+    /// When a secret is empty, or two have the same name. Then nothing is changed.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let rings = [
             (&self.signatures, &next.signatures),
@@ -86,10 +87,13 @@ impl EndpointKeys {
         })
     }
 
-    /// Loads the secrets from the store every `period` (at least 100 ms), for as long as it is
-    /// polled. So this replica learns what another replica ensures, rotates or revokes. A secret
-    /// that was forgotten, or whose `valid_until` has passed, is no longer trusted, even if it was
-    /// the last one. Every delivery is then answered with 500, and an error is logged.
+    /// Loads the secrets from the store every `period` (at least 100 ms), for as long as the future
+    /// is polled. So this replica gets the secrets that another replica has stored, rotated or
+    /// removed.
+    ///
+    /// A secret that was removed, or whose `valid_until` has passed, is no longer trusted, even if
+    /// it was the last one. In that case, an error is logged, and every delivery is answered with
+    /// 500.
     ///
     /// If the store fails, that is logged, and the rings stay unchanged.
     pub async fn follow(

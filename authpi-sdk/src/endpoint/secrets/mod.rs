@@ -1,9 +1,9 @@
 //! Stores for the secrets that AuthPI shows once.
 //!
-//! A [`SecretStore`] has a few [`StoredSecret`]s per endpoint name: usually one, and two during a
-//! rotation. [`ensure`](crate::client::Webhooks::ensure) and
+//! A [`SecretStore`] usually has one [`StoredSecret`] per endpoint name, or two during a rotation
+//! and for some time after it. [`ensure`](crate::client::Webhooks::ensure) and
 //! [`rotate`](crate::client::Webhooks::rotate) write them, and the receiver's [`EndpointKeys`] are
-//! loaded from them. Each secret is a record of its own under its webhook's id, so that concurrent
+//! loaded from them. Each secret is a separate record under its webhook's id, so that concurrent
 //! writers do not undo each other's changes.
 //!
 //! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any
@@ -27,10 +27,9 @@ pub use stored::StoredSecret;
 
 /// Stores the one-time secrets of webhooks.
 ///
-/// An endpoint is identified by the name that the service gives it: the webhook's name. A store has
-/// a set of [`StoredSecret`]s per endpoint, identified by account and webhook id. Use a store, or
-/// at least an endpoint name, for one account only: [`EndpointKeys`] trusts all secrets under the
-/// name.
+/// An endpoint is identified by the name of its webhook. A store has a set of [`StoredSecret`]s per
+/// endpoint, identified by account and webhook id. Use a store, or at least an endpoint name, for
+/// one account only: [`EndpointKeys`] trusts all secrets under the name.
 ///
 /// All replicas of a service must share the store. Otherwise a replica that starts more than 24
 /// hours after the webhook was created does not know its secret.

@@ -24,8 +24,8 @@ pub struct StoredSecret {
     /// The bearer token of its deliveries, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
-    /// Until when the secrets are trusted, in Unix milliseconds by this machine's clock; `None`
-    /// unless the webhook was replaced or deleted.
+    /// The time until which the secrets are trusted, in Unix milliseconds by this machine's clock.
+    /// `None`, unless the webhook was replaced or deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<UnixMillis>,
 }
