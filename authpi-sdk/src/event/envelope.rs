@@ -48,7 +48,7 @@ impl Envelope {
 
     /// Reads the `ce-*` headers of a delivery in binary mode.
     ///
-    /// The signature does not cover them: use them for logs at most.
+    /// The signature does not cover them, so use them for logs only.
     ///
     /// # Errors
     /// When an attribute is missing or cannot be read.
@@ -212,8 +212,8 @@ impl Whole<'_> {
     }
 }
 
-/// Reads an ordinary delivery in one pass. Returns `None` for any other: [`read_one`] then reads it
-/// or reports what is wrong.
+/// Reads an ordinary delivery in one pass. Returns `None` for any other, which [`read_one`] then
+/// reads or reports as an error.
 fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     let mut found = Ordinary::default();
     let mut json = serde_json::Deserializer::from_str(text);
@@ -265,7 +265,7 @@ struct Ordinary<'a> {
     time: Option<&'a str>,
     /// The event's members, raw, in the order of [`Self::EVENT`].
     event: [Option<&'a RawValue>; 7],
-    /// The first name in the event and the last value, which show where it begins and ends.
+    /// The first name and the last value in the event, which show where it begins and ends.
     first: Option<&'a str>,
     last: Option<&'a RawValue>,
 }
@@ -486,7 +486,7 @@ fn utf8(body: &[u8]) -> Result<&str, ParseError> {
     std::str::from_utf8(body).map_err(|_| ParseError::not_utf8())
 }
 
-/// Parses quickly, and again with its path if that fails.
+/// Parses the text. If that fails, parses it again to find the path of the error.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str, at: &str) -> Result<T, ParseError> {
     serde_json::from_str(text).map_err(|error| ParseError::locate::<T>(text, at, &error))
 }

@@ -72,8 +72,8 @@ impl ParseError {
                 problem: Cause::NotJson { line, column },
             };
         }
-        // serde reports a missing member only in its text. The name in it is ours, not the
-        // sender's.
+        // serde reports a missing member only in its text. The name in it is from this crate, not
+        // from the sender.
         if let Some(name) = error
             .to_string()
             .strip_prefix("missing field `")

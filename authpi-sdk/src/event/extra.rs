@@ -1,8 +1,8 @@
 //! The members of a payload that have no field.
 //!
-//! AuthPI does not document the members of an event's `data`; ours are deduced. So a payload is
-//! read member by member. A member with an unexpected type, or an unknown one, is kept raw in
-//! [`Extra`], and never makes the event fail.
+//! AuthPI does not document the members of an event's `data`; the fields of the payload types are
+//! deduced. So a payload is read member by member. An unknown member, or one with an unexpected
+//! type, is kept raw in [`Extra`], and never makes the event fail.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -20,8 +20,8 @@ use crate::{
     json::{FromRaw, members_of_text},
 };
 
-/// Members of a JSON object that are in no field: unknown members, members with an unexpected type,
-/// and, in the payload of an event, members that are `null`.
+/// Members of a JSON object that are not in a field: unknown members, members with an unexpected
+/// type, and, in the payload of an event, members that are `null`.
 ///
 /// An integer with a fraction of zeros (`1.0`) fits an integer field, and a lone surrogate in a
 /// string (`"\ud83d"`) is read as U+FFFD. Members are kept raw, so serializing the object writes
@@ -29,8 +29,9 @@ use crate::{
 ///
 /// # Why a field is `None`
 ///
-/// A handler that keeps a copy leaves a column unchanged if the payload lacks the member or has it
-/// with an unexpected type, and clears the column if the payload says `null`:
+/// A handler that stores a copy of the payload can distinguish these cases. It should leave a
+/// column unchanged if the member is absent or has an unexpected type, and clear the column if the
+/// member is `null`:
 ///
 /// | `user.username` | `user.extra.get("username")` | the payload has |
 /// |---|---|---|
@@ -78,8 +79,8 @@ impl Extra {
         self.members.insert(name.into(), value)
     }
 
-    /// Removes a member. Do this when you set the field after reading the payload; otherwise the
-    /// object is written with both.
+    /// Removes a member. If you set a field after reading the payload, remove the member of that
+    /// name; otherwise, the object is written with both.
     pub fn remove(&mut self, name: &str) -> Option<RawJson> {
         self.members.remove(name)
     }
@@ -113,7 +114,7 @@ impl Extra {
         self.insert(name, raw.to_owned().into());
     }
 
-    /// Records how a member was read. Of a repeated member, the last one counts.
+    /// Records how a member was read. If a member is repeated, the last one wins.
     fn note(&mut self, name: &str, raw: &RawValue, fit: Fit) {
         let known_before = match fit {
             Fit::Fits if self.members.is_empty() => None,
@@ -232,7 +233,7 @@ pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
         *field = None;
         return Fit::Null;
     }
-    // Of a repeated member, the last one counts.
+    // If a member is repeated, the last one wins.
     *field = T::from_raw(raw).ok();
     if field.is_some() {
         Fit::Fits

@@ -6,14 +6,14 @@
 //! API, not documented: a member with an unexpected type goes to [`Extra`], and the event is still
 //! handled.
 //!
-//! A lone surrogate (`"\ud83d"`, which JavaScript writes when a text was cut within an emoji) is
-//! not valid text in Rust. It is read as U+FFFD; the bytes stay as they were delivered.
+//! A lone surrogate (`"\ud83d"`, which JavaScript writes if a text was cut within an emoji) is not
+//! valid text in Rust. It is read as U+FFFD; the delivered bytes are kept unchanged.
 //!
 //! [`EventType`] is open: an event type that this version does not know is received, routed and
-//! kept byte for byte like any other. A handler's argument names its type: `Event<UserCreated>` for
-//! a marker of [`types`], plain `Event` for all.
+//! kept byte for byte like any other. The argument of a handler names the event type:
+//! `Event<UserCreated>`, with a marker of [`types`], or plain `Event` for all types.
 //!
-//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) says how
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) describes how
 //! handlers deal with duplicates, order and payloads.
 
 mod envelope;
@@ -96,8 +96,8 @@ impl Event {
     /// Reads the body of a delivery: a CloudEvents 1.0 envelope in structured mode, or the event
     /// alone (binary mode).
     ///
-    /// The body itself shows which one it is (`specversion`), so nothing depends on headers, which
-    /// the signature does not cover. `data` stays raw.
+    /// The member `specversion` of the body distinguishes the two, so the result does not depend on
+    /// headers, which the signature does not cover. `data` stays raw.
     ///
     /// # Errors
     /// When the body is not UTF-8 or not JSON, when it is a batch (see
@@ -109,7 +109,7 @@ impl Event {
 
     /// Reads a batch (`application/cloudevents-batch+json`): a JSON array of envelopes.
     ///
-    /// AuthPI is not known to send batches, and a receiver refuses them.
+    /// AuthPI is not known to send batches. To a receiver, a batch is not a readable event.
     ///
     /// # Errors
     /// As [`from_json`](Self::from_json); the path begins with the index in the array.
@@ -170,13 +170,14 @@ impl<K: EventKind> Event<K> {
     /// When the event happened: its own `timestamp` if it has one (as in AuthPI's event log),
     /// otherwise the envelope's `time`.
     ///
-    /// Deliveries arrive in any order. Compare this time before an older event overwrites what a
-    /// newer one wrote (see [the module](self)).
+    /// Deliveries arrive in any order. Compare this time, so that an older event does not overwrite
+    /// what a newer one has written. The
+    /// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) shows how.
     pub fn time(&self) -> Timestamp {
         self.inner.time
     }
 
-    /// When the delivery was made, according to the signed body: the envelope's `time`, otherwise
+    /// When the delivery was made, according to the body: the envelope's `time`, otherwise
     /// [`time`](Self::time).
     pub fn delivered_at(&self) -> Timestamp {
         self.inner
@@ -219,7 +220,7 @@ impl<K: EventKind> Event<K> {
             .map(|range| self.inner.slice(range))
     }
 
-    /// The whole delivery, byte for byte. For an event of a batch, its part of the batch.
+    /// The whole delivery, byte for byte. For an event of a batch, the event's part of the batch.
     pub fn body(&self) -> &Bytes {
         &self.inner.body
     }
@@ -309,7 +310,7 @@ impl<K: EventKind> Serialize for Event<K> {
 }
 
 impl<'de> Deserialize<'de> for Event {
-    /// Reads the JSON that [`Serialize`] writes. Only from JSON, since the bytes are kept.
+    /// Reads the JSON that [`Serialize`] writes. Works with JSON only, since the bytes are kept.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let body: Box<str> = Box::<RawValue>::deserialize(deserializer)?.into();
         Self::from_json(String::from(body)).map_err(D::Error::custom)
