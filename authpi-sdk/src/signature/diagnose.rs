@@ -22,7 +22,7 @@ const HASHED_AT_MOST: usize = 256 << 20;
 pub struct Diagnosis {
     /// The scheme that matches, if any.
     pub scheme: Option<SignatureScheme>,
-    /// If the body was changed on its way: how it has to be changed back to match.
+    /// If only a changed body matches: how the body has to be changed to match.
     pub body_was: Option<&'static str>,
     /// The headers that contain something like a signature.
     pub candidates: Vec<HeaderName>,
@@ -30,17 +30,17 @@ pub struct Diagnosis {
     pub remarks: Vec<String>,
 }
 
-/// Finds out how a real delivery was signed with `secret`. The delivery has to be captured with all
+/// Finds out how a real delivery was signed with `secret`. The delivery must be captured with all
 /// its headers and the exact bytes of its body.
 ///
-/// Tries every header that contains something like a signature, with the body alone, with each
-/// timestamp and each id in the headers before it, and with every form of the key. If nothing
+/// Tries every header that contains something like a signature, with the body alone and with each
+/// timestamp and id in the headers before it, and with every encoding of the key. If nothing
 /// matches, it also tries common changes that a proxy or framework makes to a body: rewritten JSON,
 /// an added or removed line break.
 ///
-/// This takes thousands of hashes, where a verification takes one. Use it in tools, and for
-/// deliveries that you sent yourself. It stops after 256 MiB and reports that; only headers crafted
-/// for that purpose need so much.
+/// This computes thousands of hashes, where a verification computes one. Use it in tools, and for
+/// deliveries that you sent yourself. It stops after hashing 256 MiB, and reports that. Only
+/// headers that are crafted for this purpose reach that limit.
 pub fn diagnose(headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
     diagnose_within(HASHED_AT_MOST, headers, body, secret)
 }
@@ -98,15 +98,16 @@ fn diagnose_within(
         }
     }
     if candidates.is_empty() {
-        remarks.push("no header holds 64 hexadecimal digits or 32 bytes of base64".to_owned());
+        remarks.push("no header contains 64 hexadecimal digits or 32 bytes of base64".to_owned());
     } else if found.is_none() {
         remarks.push(
-            "the signature fits this secret in no way that is known here: is it another webhook's secret?".to_owned(),
+            "no known scheme matches this secret; check that it is the secret of this webhook"
+                .to_owned(),
         );
     }
     let secret = secret.expose();
     if secret.trim() != secret {
-        remarks.push("the secret begins or ends in white space".to_owned());
+        remarks.push("the secret begins or ends with white space".to_owned());
     }
     let (scheme, body_was) = found.map_or((None, None), |(scheme, was)| (Some(scheme), was));
     Diagnosis {
@@ -120,12 +121,12 @@ fn diagnose_within(
 impl Verifier {
     /// Explains why a delivery failed to verify, for the log or a tool, never for the peer.
     ///
-    /// Each secret of the ring is tried separately, including those outside of their window.
+    /// It tries each secret of the ring separately, including those outside of their window.
     pub fn diagnose(&self, headers: &HeaderMap, body: &[u8]) -> Vec<String> {
         let mut lines = match self.verify(headers, bytes::Bytes::copy_from_slice(body)) {
             Ok(verified) => {
                 return vec![format!(
-                    "it is authentic (secret {:?})",
+                    "the delivery is authentic (secret {:?})",
                     verified.key_name()
                 )];
             }
@@ -145,7 +146,7 @@ impl Verifier {
                 }
                 (Some(found), None) if found.signs_as(scheme) => {
                     lines.push(format!(
-                        "the secret {name:?} fits; look at its window, at the bearer token and at the clock"
+                        "the secret {name:?} fits; check its window, the bearer token and the clock"
                     ));
                 }
                 (Some(found), None) => {
@@ -166,7 +167,8 @@ impl Verifier {
     }
 }
 
-/// The body as delivered, then as it may have been before a proxy changed it.
+/// The body as delivered, then as it may have been before a proxy changed it, with a description of
+/// the change.
 fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
     let mut bodies = vec![(None, body.to_vec())];
     if let Some(rest) = body.strip_suffix(b"\n") {
@@ -176,7 +178,7 @@ fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
         ));
     } else {
         bodies.push((
-            Some("the body with a line break behind it"),
+            Some("the body with a line break after it"),
             [body, b"\n"].concat(),
         ));
     }
@@ -193,21 +195,21 @@ fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
             ("the same JSON written compactly", Spacing::None),
             ("the same JSON, indented", Spacing::Indented),
             (
-                "the same JSON with spaces behind commas and colons",
+                "the same JSON with spaces after commas and colons",
                 Spacing::Spaces,
             ),
         ];
         bodies.extend(
             forms
                 .iter()
-                .map(|(was, spacing)| (Some(*was), spaced_anew(text, *spacing))),
+                .map(|(was, spacing)| (Some(*was), respaced(text, *spacing))),
         );
         // The same with sorted keys, as some frameworks write them.
         let sorted = value.to_string();
         bodies.extend(
             forms
                 .iter()
-                .map(|(was, spacing)| (Some(*was), spaced_anew(&sorted, *spacing))),
+                .map(|(was, spacing)| (Some(*was), respaced(&sorted, *spacing))),
         );
     }
     bodies
@@ -222,9 +224,9 @@ enum Spacing {
     Indented,
 }
 
-/// The same JSON with other white space between its tokens. Order, numbers and escapes do not
+/// The JSON with different white space between its tokens. Order, numbers and escapes do not
 /// change.
-fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
+fn respaced(json: &str, spacing: Spacing) -> Vec<u8> {
     let (mut rewritten, mut depth, mut in_string, mut escaped) =
         (Vec::with_capacity(json.len()), 0, false, false);
     let line = |rewritten: &mut Vec<u8>, depth: usize| {
@@ -300,8 +302,8 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
         if (header_format == HeaderFormat::Pairs) != presented.timestamp.is_some() {
             continue;
         }
-        // A number that can be seconds is taken as seconds: as milliseconds it would be in 1973 at
-        // the latest.
+        // A number that can be seconds is read as seconds. As milliseconds, it would be a time
+        // before 1974.
         let digits = presented
             .timestamp
             .as_ref()
@@ -320,7 +322,7 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
     found
 }
 
-/// What may have been signed before the body, with the content setting that says so.
+/// What may have been signed before the body, with the matching content setting.
 fn contents(
     headers: &HeaderMap,
     signature: &HeaderName,
@@ -599,7 +601,7 @@ mod tests {
         let forms = [
             (compact, "the same JSON written compactly"),
             (pretty, "the same JSON, indented"),
-            (spaced, "the same JSON with spaces behind commas and colons"),
+            (spaced, "the same JSON with spaces after commas and colons"),
         ];
         for (sent, was) in forms {
             let headers = signed(&SignatureScheme::authpi(), &secret, sent.as_bytes());
@@ -645,7 +647,7 @@ mod tests {
             Verifier::authpi(KeyRing::new().with("k", "whs_t")),
             &signed(&SignatureScheme::authpi(), &secret, BODY),
         );
-        assert!(wrong.contains("another webhook's secret"), "{wrong}");
+        assert!(wrong.contains("no known scheme matches this secret"), "{wrong}");
         let late = crate::Clock::from_fn(|| Timestamp::now() + jiff::SignedDuration::from_hours(1));
         let stale = explain(
             Verifier::new(SignatureScheme::timestamped(), ring).clock(late),

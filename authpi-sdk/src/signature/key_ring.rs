@@ -19,7 +19,7 @@ pub const MAX_KEYS: usize = 4;
 ///
 /// Clones share one ring, so [`replace`](KeyRing::replace) changes the secrets of a running
 /// receiver. During a rotation, the ring holds the old and the new secret. With
-/// [`with_during`](KeyRing::with_during), a secret becomes valid and expires by itself.
+/// [`with_during`](KeyRing::with_during), a secret becomes valid and expires at given times.
 #[derive(Clone)]
 pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
 
@@ -89,8 +89,8 @@ impl KeyRing {
     /// Adds a secret that is always valid. Returns a separate ring: clones of this ring do not
     /// change (use [`replace`](Self::replace) for that).
     ///
-    /// Errors of the ring as a whole (more than [`MAX_KEYS`] secrets, a duplicate name, an empty
-    /// secret) are reported by [`check`](Self::check), which building a receiver calls.
+    /// More than [`MAX_KEYS`] secrets, a duplicate name and an empty secret are errors, which
+    /// [`check`](Self::check) reports. Building a receiver calls it.
     #[must_use]
     pub fn with(self, name: impl Into<Arc<str>>, secret: impl Into<Secret>) -> Self {
         self.with_during(name, secret, ..)
@@ -119,11 +119,11 @@ impl KeyRing {
     }
 
     /// Replaces the secrets with those of `next`, in every clone of this ring at once. A secret
-    /// that keeps its name also keeps its [`last_match`](Self::last_match).
+    /// that is in both rings under the same name keeps its [`last_match`](Self::last_match).
     ///
     /// # Errors
     /// When `next` fails [`check`](Self::check) or is empty (use [`clear`](Self::clear) for that).
-    /// The ring is then unchanged.
+    /// Then the ring stays unchanged.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let keys = next.keys();
         if keys.0.is_empty() {
@@ -145,16 +145,16 @@ impl KeyRing {
     }
 
     /// Removes every secret, in every clone of this ring at once. A receiver then answers each
-    /// delivery with 500, until [`replace`](Self::replace) adds secrets. For use when the last
+    /// delivery with 500, until [`replace`](Self::replace) adds secrets. Use it when the last
     /// secret is revoked.
     pub fn clear(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
     /// When an authentic delivery was last signed with (or carried) the secret of this name; `None`
-    /// if that has not happened or there is no such secret. During a rotation, it shows whether the
-    /// new secret is in use, and whether the old one still is. By the verifier's clock, to the
-    /// millisecond, in this process only.
+    /// if that has not happened or there is no such secret. During a rotation, this shows whether
+    /// the new secret is in use, and whether the old one still is. The time is that of the
+    /// verifier's clock, to the millisecond. Only deliveries to this process count.
     pub fn last_match(&self, name: &str) -> Option<Timestamp> {
         let keys = self.keys();
         let at = keys
@@ -176,7 +176,7 @@ impl KeyRing {
         self.keys().check()
     }
 
-    /// Whether the ring holds no secret.
+    /// Whether the ring has no secret.
     pub fn is_empty(&self) -> bool {
         self.keys().0.is_empty()
     }
@@ -227,8 +227,8 @@ pub enum KeyRingError {
         /// Its name.
         name: String,
     },
-    /// A secret does not have the form from which the signature scheme takes its key (such as
-    /// base64), so it cannot verify anything.
+    /// A secret does not have the [`KeyEncoding`](super::KeyEncoding) of the signature scheme (such
+    /// as base64), so it cannot verify anything.
     NotOfForm {
         /// Its name.
         name: String,
@@ -238,17 +238,17 @@ pub enum KeyRingError {
 impl fmt::Display for KeyRingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("the key ring holds no secret"),
+            Self::Empty => f.write_str("the key ring has no secret"),
             Self::TooMany { held } => write!(
                 f,
-                "the key ring holds {held} secrets, and may hold {MAX_KEYS}"
+                "the key ring has {held} secrets; the maximum is {MAX_KEYS}"
             ),
-            Self::NameTwice { name } => write!(f, "the key ring holds two secrets named {name:?}"),
+            Self::NameTwice { name } => write!(f, "the key ring has two secrets named {name:?}"),
             Self::EmptySecret { name } => write!(f, "the secret named {name:?} is empty"),
             Self::NotOfForm { name } => {
                 write!(
                     f,
-                    "the secret named {name:?} is not of the form that the signature scheme needs"
+                    "the secret named {name:?} does not have the key encoding of the signature scheme"
                 )
             }
         }

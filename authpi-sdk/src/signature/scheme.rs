@@ -19,13 +19,12 @@ use crate::hex;
 pub(super) type HmacSha256 = Hmac<Sha256>;
 pub(super) type Signature = [u8; 32];
 
-/// The maximum number of signatures in one delivery that are checked. A sender during a rotation
-/// sends two.
+/// The maximum number of signatures in one delivery. During a rotation, a sender sends two.
 pub(super) const MAX_SIGNATURES: usize = 16;
-/// A longer signature header, in bytes, is refused without reading it.
+/// The maximum length of the signature header, in bytes. A longer one is refused unread.
 const MAX_HEADER: usize = 4096;
 
-/// How a delivery is signed. It is configuration, and never chosen by the request.
+/// How a delivery is signed. This is configuration; a request never chooses it.
 ///
 /// There are three presets: [`authpi`](Self::authpi), [`timestamped`](Self::timestamped),
 /// [`standard_webhooks`](Self::standard_webhooks); `FromStr` also accepts `"authpi"`,
@@ -87,7 +86,7 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// Enough for the year 5000, without overflow.
+    /// The maximum number of digits: enough for the year 5000, and without overflow.
     pub(super) fn digits(self) -> usize {
         match self {
             Self::Seconds => 11,
@@ -125,7 +124,7 @@ pub enum Encoding {
     Hex,
     /// Base64, with or without padding.
     Base64,
-    /// Reads both, which have different lengths; writes hex.
+    /// Reads both, which are distinguished by their length. Writes hex.
     HexOrBase64,
 }
 
@@ -145,13 +144,12 @@ pub enum KeyEncoding {
 }
 
 impl SignatureScheme {
-    /// Our reading of AuthPI's signature: `X-Webhook-Signature`, HMAC-SHA256 of the raw body.
+    /// The assumed scheme of AuthPI: `X-Webhook-Signature`, HMAC-SHA256 of the raw body.
     ///
-    /// The header and the algorithm are documented (AuthPI's webhooks reference). **Assumed**,
-    /// since nothing is documented: the raw body is signed, the whole secret as UTF-8 is the key,
-    /// and there is no timestamp. The encoding is not documented either, so hex and base64 are both
-    /// read, with or without `sha256=` or `v1=`. [`diagnose`](super::diagnose) checks this with one
-    /// real delivery.
+    /// AuthPI's webhooks reference documents the header and the algorithm. The rest is **assumed**:
+    /// the raw body is signed, the whole secret as UTF-8 is the key, and there is no timestamp. The
+    /// encoding is not documented either, so hex and base64 are both read, with or without
+    /// `sha256=` or `v1=`. [`diagnose`](super::diagnose) checks this with one real delivery.
     pub fn authpi() -> Self {
         Self {
             header: HeaderName::from_static("x-webhook-signature"),
@@ -219,7 +217,7 @@ impl SignatureScheme {
         Self { encoding, ..self }
     }
 
-    /// Sets how the key is taken from the secret.
+    /// Sets how the key is derived from the secret.
     #[must_use]
     pub fn key(self, key: KeyEncoding) -> Self {
         Self { key, ..self }
@@ -251,8 +249,8 @@ impl SignatureScheme {
     /// `v1,…`.
     ///
     /// # Errors
-    /// When the secret does not have the form that the scheme requires, or `message_id` is not
-    /// valid in a header.
+    /// When the secret does not have the key encoding of the scheme, or `message_id` is not valid
+    /// in a header.
     pub fn sign(
         &self,
         secret: &Secret,
@@ -298,7 +296,7 @@ impl SignatureScheme {
         Ok(headers)
     }
 
-    /// Only pairs have a place for a timestamp that is signed with the body.
+    /// The format of the header. Only pairs can contain a timestamp that is signed with the body.
     pub(super) fn written_as(&self) -> HeaderFormat {
         match self.content {
             SignedContent::PairedTimestampAndBody => HeaderFormat::Pairs,
@@ -338,7 +336,7 @@ impl SignatureScheme {
                     _ => (&b""[..], item),
                 };
                 match name {
-                    // Two timestamps would leave open which one was signed.
+                    // With two timestamps, it would be unclear which one was signed.
                     b"t" if header_format == HeaderFormat::Pairs
                         && presented.timestamp.is_some() =>
                     {
@@ -366,7 +364,7 @@ impl SignatureScheme {
         }
     }
 
-    /// Whether it was a signature.
+    /// Adds a signature. Returns whether `written` is one.
     fn collect(&self, written: &[u8], presented: &mut Presented) -> Result<bool, Unread> {
         let Some(signature) = self.encoding.decode(written) else {
             return Ok(false);
@@ -400,7 +398,7 @@ pub(super) struct SignedTime {
 }
 
 impl SignedTime {
-    /// With at most as many digits as the unit allows.
+    /// Reads a timestamp with at most as many digits as the unit allows.
     pub(super) fn read(written: &[u8], unit: TimeUnit) -> Option<Self> {
         if written.is_empty()
             || written.len() > unit.digits()
@@ -440,7 +438,7 @@ impl Encoding {
                 hex::decode_into(&mut signature, written).map(|()| signature)
             }
             (Self::Base64 | Self::HexOrBase64, 43 | 44) => {
-                // The length that the decoder wants before it has seen the padding.
+                // The decoder requires this length, since it does not know the padding in advance.
                 let mut bytes = [0; 33];
                 let length = BASE64
                     .decode_slice(written, &mut bytes)
@@ -454,7 +452,7 @@ impl Encoding {
 }
 
 impl KeyEncoding {
-    /// The HMAC with this form of the secret, or `None` if the secret does not have that form.
+    /// The HMAC with the key from this secret, or `None` if the secret does not have this encoding.
     pub(super) fn hmac(self, secret: &Secret) -> Option<HmacSha256> {
         let secret = secret.expose();
         let after_prefix = secret.split_once('_').map(|(_, rest)| rest);
@@ -504,7 +502,7 @@ impl FromStr for SignatureScheme {
     }
 }
 
-/// The name of the preset is unknown.
+/// The name is not that of a preset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownScheme(String);
 
@@ -512,7 +510,7 @@ impl fmt::Display for UnknownScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "no signature scheme is called {:?}; there are authpi, timestamped and standard-webhooks",
+            "unknown signature scheme {:?}; use authpi, timestamped or standard-webhooks",
             self.0
         )
     }

@@ -3,11 +3,12 @@ use std::{env, fmt, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// A secret that AuthPI shows once (`whs_…`, a bearer token, the second half of an API key).
+/// A secret that AuthPI shows once: a signing secret (`whs_…`), a bearer token, or the secret of an
+/// API key.
 ///
-/// Cheap to clone. It is wiped from memory with its last clone. `Debug` prints `Secret(…)`.
-/// Serializing it writes plain text, because stores of secrets need that; serialize it only where a
-/// secret may go.
+/// Cheap to clone. When the last clone is dropped, the secret is wiped from memory. `Debug` prints
+/// `Secret(…)`. Serializing writes plain text, because stores of secrets need that; serialize it
+/// only to places that may contain secrets.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
@@ -25,7 +26,7 @@ impl Secret {
     pub fn from_env(name: &str) -> Result<Self, SecretError> {
         let problem = match env::var(name) {
             Ok(value) if value.is_empty() => "is empty",
-            Ok(value) if value.trim() != value => "begins or ends in white space",
+            Ok(value) if value.trim() != value => "begins or ends with white space",
             Ok(value) => return Ok(Self::new(value)),
             Err(env::VarError::NotPresent) => "is not set",
             Err(env::VarError::NotUnicode(_)) => "is not Unicode",

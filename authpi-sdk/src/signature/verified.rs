@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use crate::event::{Event, ParseError};
 
-/// The content of a delivery that was proven authentic. Only a [`Verifier`](super::Verifier)
-/// creates it.
+/// Content that is known to be authentic. A [`Verifier`](super::Verifier) creates it from a
+/// delivery. The SDK also creates it for events from AuthPI's log and from dead letters.
 ///
-/// (With the feature `testing`, `testing::fixture` does too, so that handlers can be tested without
-/// HTTP.)
+/// With the feature `testing`, `testing::fixture` creates it too, so that handlers can be tested
+/// without HTTP.
 #[derive(Clone)]
 pub struct Verified<T> {
     value: T,
@@ -20,8 +20,9 @@ impl<T> Verified<T> {
         Self { value, key }
     }
 
-    /// The name of the secret that matched: of the signature if there is one, otherwise of the
-    /// bearer token; `None` if no authentication was required.
+    /// The name of the secret that matched: that of the signature if one was verified, otherwise
+    /// that of the bearer token. `None` if no authentication was required, or if the value did not
+    /// come as a delivery.
     pub fn key_name(&self) -> Option<&str> {
         self.key.as_deref()
     }

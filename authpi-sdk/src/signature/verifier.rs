@@ -113,8 +113,8 @@ impl Verifier {
     /// Checks the secrets.
     ///
     /// # Errors
-    /// When a ring is empty or fails [`KeyRing::check`], or when a secret does not have the form
-    /// that the scheme requires.
+    /// When a ring is empty or fails [`KeyRing::check`], or when a secret does not have the key
+    /// encoding of the scheme.
     pub fn check(&self) -> Result<(), KeyRingError> {
         let rings = [
             self.signature.as_ref().map(|check| &check.ring),
@@ -156,8 +156,9 @@ impl Verifier {
     /// Checks the headers, and prepares to hash the body.
     ///
     /// # Errors
-    /// Everything that can be checked without the body: the signature or bearer token is missing,
-    /// malformed, wrong (bearer) or too old, or there is no secret to verify with.
+    /// When a check fails that does not need the body: the signature or bearer token is missing or
+    /// malformed, the bearer token is wrong, the signed time is out of tolerance, or there is no
+    /// secret to verify with.
     pub fn begin(&self, headers: &HeaderMap) -> Result<Verifying, VerifyError> {
         let now = self.clock.now();
         let bearer = self
@@ -239,7 +240,7 @@ impl SignatureCheck {
 
     fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Hashing, VerifyError> {
         let scheme = &self.scheme;
-        // Our own fault comes first: a sender must not get 401 while we have no secret to verify
+        // This check comes first: a sender must not get 401 if the receiver has no secret to verify
         // with.
         let ready = self.ready();
         let valid = ready
@@ -303,8 +304,7 @@ impl SignatureCheck {
     }
 }
 
-/// The header's value if there is exactly one. With two, the sender may have signed one while we
-/// read the other.
+/// The header's value if there is exactly one. With two, it would be unclear which one was signed.
 fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], VerifyError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -376,7 +376,7 @@ struct Progress {
     /// The `Content-Length`, only trusted as an upper bound of the buffer.
     announced: Option<usize>,
     max_body: usize,
-    /// Once set, it stays set: frames after one that was left out must not pass for the whole body.
+    /// Once set, it stays set: later frames must not be accepted without the one that was left out.
     too_large: bool,
 }
 
@@ -400,12 +400,12 @@ impl Verifying {
     /// Adds the next frame of the body.
     ///
     /// A frame that is the whole body, according to the `Content-Length`, is kept as it is.
-    /// Otherwise frames are copied into one buffer. It at most doubles each time, and never grows
-    /// beyond the announced length.
+    /// Otherwise, frames are copied into one buffer. It grows by doubling, but not beyond the
+    /// announced length, as long as the body fits that.
     ///
     /// # Errors
-    /// [`VerifyError::TooLarge`] as soon as the body exceeds the limit, and from then on. The frame
-    /// is neither hashed nor kept.
+    /// [`VerifyError::TooLarge`] as soon as the body exceeds the limit, and for every later frame.
+    /// Such a frame is neither hashed nor kept.
     pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
         let is_whole = self.0.announced.is_none_or(|length| length <= frame.len());
         self.take(frame, is_whole)
@@ -455,8 +455,8 @@ impl Verifying {
         self.0.length
     }
 
-    /// The buffer size after adding a frame of `more` bytes; zero if that frame is the body. A
-    /// frame over the limit changes nothing.
+    /// The buffer size after adding a frame of `more` bytes; zero if that frame is the whole body.
+    /// A frame that exceeds the limit does not change it.
     pub(crate) fn buffer_for(&self, more: usize, is_last: bool) -> usize {
         let capacity = match &self.0.body {
             Body::Empty if is_last => return 0,
@@ -534,7 +534,7 @@ impl Hashing {
     }
 }
 
-/// Why a delivery was refused. For the log; the peer never learns the reason.
+/// Why a delivery was refused. This is for the log: the peer must not learn the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VerifyError {
@@ -550,7 +550,7 @@ pub enum VerifyError {
     },
     /// The signature or token matches none of the ring's secrets.
     Mismatch,
-    /// The signed timestamp is too far from now.
+    /// The signed timestamp is out of tolerance.
     Stale {
         /// The difference to now in seconds; negative if it is in the past.
         skew_seconds: i64,
@@ -561,8 +561,8 @@ pub enum VerifyError {
         limit: usize,
     },
     /// There is no secret to verify with: the ring is empty, all its secrets are outside of their
-    /// window, or none has the form that the scheme requires. This is our own fault, never the
-    /// sender's.
+    /// window, or none has the key encoding of the scheme. This is a fault of the receiver, not of
+    /// the sender.
     NoUsableSecret,
 }
 
@@ -585,13 +585,13 @@ impl fmt::Display for VerifyError {
         match self {
             Self::Missing { header } => write!(f, "the header {header} is missing"),
             Self::Malformed { header } => write!(f, "the header {header} cannot be read"),
-            Self::Mismatch => f.write_str("no secret of the ring fits"),
+            Self::Mismatch => f.write_str("no secret in the key ring matches"),
             Self::Stale {
                 skew_seconds: skew @ ..=0,
             } => write!(f, "the signed time is {} s ago", skew.unsigned_abs()),
             Self::Stale { skew_seconds } => write!(f, "the signed time is {skew_seconds} s ahead"),
             Self::TooLarge { limit } => write!(f, "the body is larger than {limit} bytes"),
-            Self::NoUsableSecret => f.write_str("no secret can be used to verify with"),
+            Self::NoUsableSecret => f.write_str("the key ring has no usable secret"),
         }
     }
 }
