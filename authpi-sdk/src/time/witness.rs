@@ -16,8 +16,8 @@ const HOLDS_FOR: Duration = Duration::from_mins(10);
 /// deliveries neither write nor read monotonic time.
 const NOTED_EVERY: i64 = 1_000;
 
-/// Remembers when another machine's time last agreed with this machine's clock: the second witness
-/// for an age.
+/// Remembers when another machine's time last agreed with this machine's clock, which confirms the
+/// clock. An age is only trusted if the clock is confirmed.
 ///
 /// It vouches for the clock for ten minutes, as long as the clock and monotonic time have advanced
 /// by the same amount. A clock that was set in between has to be confirmed again.

@@ -11,7 +11,7 @@ use crate::{
     signature::Secret,
 };
 
-/// Compiles what the generator is expected to write for its small descriptions.
+/// Compiles the golden files: the generator's expected output for small descriptions.
 macro_rules! golden {
     ($($name:ident: $path:literal)*) => {$(
         #[path = $path]
@@ -191,11 +191,12 @@ fn a_resource_is_read_with_and_without_its_envelope() {
         let read: shapes::types::ThingsCreateResponse = serde_json::from_value(json).unwrap();
         assert_eq!(read.data.name, "n");
     }
-    // With more keys than `data` it is not an envelope, and `data` is an ordinary member.
+    // With other members next to `data`, an object is first read as the resource itself. `data` is
+    // then an ordinary member.
     let beside = json!({"data": thing, "id": "2", "name": "outer"});
     let read: shapes::types::ThingsCreateResponse = serde_json::from_value(beside).unwrap();
     assert_eq!(read.data.name, "outer");
-    // For other resources, an envelope may get new members at any position.
+    // If that fails, it is read as an envelope. AuthPI may add members to that, at any position.
     for beside in [
         r#"{"data":{"id":"1","name":"n"},"meta":{}}"#,
         r#"{"meta":[],"data":{"id":"1","name":"n"}}"#,
