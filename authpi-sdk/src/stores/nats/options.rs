@@ -66,34 +66,36 @@ impl Default for NatsOptions {
 }
 
 impl NatsOptions {
-    /// The name of the stream (default `authpi`); dead letters are in `…_dead`. 1 to 100 ASCII
-    /// letters, digits, `-` and `_`.
+    /// The name of the stream (default `authpi`). Dead letters are in a second stream,
+    /// `<stream>_dead`. 1 to 100 ASCII letters, digits, `-` and `_`.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.stream = name.into();
         self
     }
 
-    /// The prefix of every subject (default `authpi`): `….event.<endpoint>`,
-    /// `….dead.<endpoint>.<event>`, and `….appended`, which notifies workers. Tokens of ASCII
-    /// letters, digits, `-` and `_`, separated by dots, 1 to 100 characters.
+    /// The prefix of every subject (default `authpi`). The subjects are
+    /// `<prefix>.event.<endpoint>`, `<prefix>.dead.<endpoint>.<event>`, and `<prefix>.appended`,
+    /// which notifies workers. The prefix consists of tokens of ASCII letters, digits, `-` and `_`,
+    /// separated by dots, with 1 to 100 characters in total.
     pub fn subjects(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long after a worker's last sign of life the server delivers an event to another one
-    /// (default 30 s, the lease of a [`Worker`](crate::worker::Worker)). Each renewal of a lease,
-    /// at each third of it, is a sign of life, so this should not be shorter than a third of the
-    /// lease. If it is longer than the lease, events of a crashed worker are delayed. At least a
-    /// second.
+    /// How long the server waits before it delivers an event to another worker, counted from the
+    /// delivery or the last renewal of the lease (default 30 s, the lease of a
+    /// [`Worker`](crate::worker::Worker)). At least a second.
+    ///
+    /// A worker renews every third of the lease, so this should not be shorter than a third of the
+    /// lease. If it is longer than the lease, events of a crashed worker are delayed.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.ack_wait = wait;
         self
     }
 
-    /// How long the server recognizes a stored delivery (default 2 min), so that another delivery
-    /// of the event is not stored again. This only saves space and work: an event that is stored
-    /// twice is handled once.
+    /// How long the server recognizes a stored event (default 2 min), so that another delivery of
+    /// it is not stored again. This only saves space and work: an event that is stored twice is
+    /// handled once.
     pub fn duplicate_window(mut self, window: Duration) -> Self {
         self.duplicate_window = window;
         self
@@ -106,8 +108,8 @@ impl NatsOptions {
         self
     }
 
-    /// The maximum size of the stream of waiting events. A delivery beyond that is refused (503);
-    /// older ones are never dropped. Default: the account's limit.
+    /// The maximum size of the stream of waiting events. A delivery that does not fit is refused
+    /// (503); stored events are never dropped. Default: the account's limit.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
@@ -119,7 +121,8 @@ impl NatsOptions {
         self
     }
 
-    /// The time limit of a step (default 5 s), without the ledger's part.
+    /// The time limit of a step (default 5 s). The ledger's part of a step has the ledger's own
+    /// limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -214,7 +217,7 @@ impl NatsOptions {
         Ok((queue, letters))
     }
 
-    /// Why the streams cannot be used, if so.
+    /// Why the streams cannot be used; `None` if they can.
     pub(super) async fn unfit(&self, queue: &Queue) -> Result<Option<Unusable>, AnyError> {
         let configs = [
             (self.inbox(&queue.names), fit_for_events as Fit),
@@ -356,8 +359,8 @@ const MAX_DURATION: Duration = Duration::from_hours(24 * 365 * 100);
 const NAME_IN_USE: u64 = 10058;
 const SUBJECTS_OVERLAP: u64 = 10065;
 
-/// The address without its credentials, which the client would ignore and log, and options with
-/// them.
+/// The address without its credentials, which the client would ignore and log, and options that
+/// contain them.
 fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
     let mut url = url.parse::<ServerAddr>()?.into_inner();
     let (user, password) = (

@@ -137,7 +137,7 @@ impl PostgresOptions {
     }
 
     /// Opens the ledger with its own pool of at most 10 connections, whose `statement_timeout` is
-    /// the [`timeout`](Self::timeout), unless the URL's `options` set another: [`Postgres`]
+    /// the [`timeout`](Self::timeout), unless the URL's `options` set another one. [`Postgres`]
     /// explains why.
     ///
     /// # Errors
@@ -174,7 +174,7 @@ impl PostgresOptions {
     }
 
     /// Sets the limit after which the server ends a statement whose step has given up. Returns the
-    /// limit, if it is ours.
+    /// limit if this crate has set it.
     pub(super) fn limited(&self, server: PgConnectOptions) -> (PgConnectOptions, Option<Duration>) {
         const LIMIT: &str = "statement_timeout";
         if server

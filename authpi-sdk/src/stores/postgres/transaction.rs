@@ -1,9 +1,9 @@
-//! The handler's writes and the completion of its claim in one transaction: both take place, or
-//! neither.
+//! A handler's writes and the completion of its claim, in one transaction: both take place, or
+//! neither does.
 //!
 //! A transaction holds a connection of the pool from before the handler begins until its commit.
-//! The claim was committed separately before, so nothing waits for the transaction. The record's
-//! row is locked by the completion, which is its last statement before the commit.
+//! The claim was committed separately before, so no other claim waits for the transaction. The
+//! completion locks the record's row. It is the last statement before the commit.
 
 use std::{
     error::Error,

@@ -39,8 +39,9 @@ impl RedisOptions {
         self
     }
 
-    /// How long handled and dead records are kept (default 30 days), from the end of the lease
-    /// under which they were finished. A record's claim, or its last renewal or release, fixes it.
+    /// How long handled and dead records are kept (default 30 days), counted from the end of the
+    /// lease under which they were finished. The expiry is set by a record's claim, or by its last
+    /// renewal or release.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self

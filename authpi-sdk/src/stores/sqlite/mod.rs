@@ -5,7 +5,7 @@
 //! one writer at a time. Steps in the [queue] run in order, whereas several connections would have
 //! to poll for the lock. Steps that wait together are committed together and share one flush of the
 //! disk (group commit). A failed step does not affect the others, and a step runs to its end even
-//! if its caller no longer waits. The same task lends its connection to handlers that write in a
+//! if its caller no longer waits. The writer also passes its connection to handlers that write in a
 //! [transaction].
 //!
 //! The operations are in [steps], their SQL in [statements], the tables in [schema]. [file] opens

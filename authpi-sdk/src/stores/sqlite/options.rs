@@ -139,8 +139,8 @@ impl SqliteOptions {
         })
     }
 
-    /// SQLite does not apply its busy timeout to everything that happens here (such as the change
-    /// to WAL), so this waits itself: several processes may start at once.
+    /// SQLite does not apply its busy timeout to every step of opening, such as the change to WAL.
+    /// So this function retries: several processes may start at once.
     async fn connect(
         &self,
         connect: &SqliteConnectOptions,

@@ -1,9 +1,9 @@
 //! Handlers write in the transaction that completes their claim.
 //!
-//! The writer lends its own connection. There is one per file and process, so handlers never wait
-//! for SQLite's lock because of our own steps, and a ledger in memory supports transactions too.
-//! The connection is lent inside a transaction and returns when that is dropped. The writer then
-//! ends the transaction, which nothing can cancel.
+//! The writer passes its own connection to the handler. It is the only one per file and process, so
+//! handlers never wait for SQLite's lock because of the ledger's own steps, and a ledger in memory
+//! supports transactions too. The connection is inside a transaction, and the writer gets it back
+//! when that is dropped. The writer then ends the transaction, which nothing can cancel.
 
 use std::{
     fmt, mem,
@@ -30,8 +30,8 @@ use crate::ledger::{
 /// [`busy_timeout`](super::SqliteOptions::busy_timeout), and then fail. So it suits a handler that
 /// writes a few rows, not one that makes network calls. A handler must not await a step of the same
 /// ledger, which would wait for the handler. Handlers with a transaction wait for each other in a
-/// fair queue, before their events are claimed. That wait counts towards their timeout, and the
-/// busy timeout does not limit it.
+/// fair queue, which the busy timeout does not limit: see
+/// [`on_tx`](crate::handlers::Handlers::on_tx).
 ///
 /// `sqlx::Connection::begin` on it creates a savepoint. Statements that end the transaction itself
 /// (`COMMIT`, `ROLLBACK`) are detected at the commit, which then fails. A `PRAGMA` would change the
@@ -48,8 +48,8 @@ struct Loan {
     home: oneshot::Sender<Returned>,
 }
 
-/// Makes sqlx believe permanently that there is a transaction, so that `begin` on a lent connection
-/// creates a savepoint. sqlx counts its own calls, which the writer does not use.
+/// Makes sqlx assume an open transaction at all times, so that `begin` on the connection creates a
+/// savepoint. sqlx counts its own calls, which the writer does not use.
 pub(super) async fn nest(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     mem::forget(connection.begin().await?);
     sqlx::query("ROLLBACK").execute(connection).await.map(drop)
