@@ -1,4 +1,4 @@
-//! The stream of dead letters: one message per event, the last one.
+//! The stream of dead letters, with one message per event.
 
 use std::time::Duration;
 
@@ -213,12 +213,13 @@ impl<L: Ledger> Nats<L> {
 
     /// Puts a dead letter back into the stream, as if its event had just been delivered, without
     /// attempts. Returns whether there was such a dead letter; afterwards there is none. If this
-    /// fails half-way, the dead letter still exists, and calling this again handles nothing twice.
-    /// Two concurrent calls for the same event may.
+    /// fails half-way, the dead letter still exists. Calling it again does not make the event
+    /// handled twice, but two concurrent calls for the same event may.
     ///
     /// A worker of its endpoint handles it. An endpoint that is handled inline has no worker: the
-    /// event waits until one runs (`docs/dead-letters.md`) or AuthPI delivers it again. The
-    /// receiver's health and `authpi_inbox_depth` show it.
+    /// event waits until one runs or AuthPI delivers it again. The
+    /// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) shows how to run
+    /// one. The receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the server, or the ledger, cannot be reached or refuses.
@@ -231,9 +232,9 @@ impl<L: Ledger> Nats<L> {
         let body = letter.payload;
         let digest = Event::from_json(body.clone())
             .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw_bytes()));
-        // An earlier call may have come as far as publishing, so a record is only forgotten if it
-        // is dead, or was made here. With any other record, one more message does no harm, since
-        // the ledger decides.
+        // An earlier call may already have published the event, so a record is only forgotten if it
+        // is dead, or was created by this call. With any other record, one more message does no
+        // harm, since the ledger decides.
         let handled = match self.ledger().claim(key, digest, self.limit()).await? {
             Claim::Handled { .. } => true,
             Claim::Granted { token, .. } if token.attempt > 1 => {
@@ -272,8 +273,8 @@ impl<L: Ledger> Nats<L> {
     }
 
     /// Removes all dead letters, of every endpoint, that were given up at least `age` ago, by the
-    /// clock of this process. Returns their number. The ledger remembers for its own retention that
-    /// they are dead.
+    /// clock of this process. Returns their number. The ledger keeps their records for its own
+    /// retention.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.

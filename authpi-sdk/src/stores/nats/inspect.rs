@@ -1,7 +1,8 @@
 //! Reads the streams and consumers without changing them, over the inspector of the ledger.
 //!
 //! The ledger has the records of the events that were claimed at least once, and the stream the
-//! events that wait. A list is read from one after the other, so its cursor says where it is.
+//! events that wait. A list reads these sources one after the other, so its cursor contains the
+//! current source.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -37,14 +38,14 @@ use crate::{
 /// - **Writes nothing.** It asks for the state of streams and consumers, and reads messages without
 ///   a consumer. Its user may be limited to publish to `$JS.API.STREAM.INFO.*`,
 ///   `$JS.API.STREAM.MSG.GET.*` and `$JS.API.CONSUMER.INFO.*.*`, and to subscribe to `_INBOX.>`.
-/// - **Two places.** The ledger has the records of events that were claimed at least once. An event
-///   that only waits in the stream is shown as pending, with no attempts. The state of a record is
-///   always the ledger's.
+/// - **Several sources.** The ledger has the records of events that were claimed at least once. An
+///   event that only waits in the stream is shown as pending, with no attempts. The state of a
+///   record is always the ledger's.
 /// - **Scans.** The streams have no index by event. [`get`](Inspector::get) of an event without a
 ///   record, while others wait, and a [`list`](Inspector::list) with pending or dead records read
 ///   message by message, one round trip each. They fail with
 ///   [`NeedsScan`](InspectErrorKind::NeedsScan) unless that is [allowed](Self::scan).
-/// - **Dead letters** of both are shown.
+/// - **Dead letters** of the ledger and of the stream are shown.
 /// - **Never hangs.** Each request fails after the [`timeout`](NatsOptions::timeout) (default 5 s).
 ///
 /// ```no_run
@@ -71,7 +72,7 @@ struct Shared<L> {
 
 impl Nats<()> {
     /// Connects to `nats://user:password@host:port` or `nats://token@host:port` to read the
-    /// streams, without making any. `ledger` inspects the ledger of the inbox.
+    /// streams, without creating any. `ledger` inspects the ledger of the inbox.
     ///
     /// # Errors
     /// When the URL is invalid; when the server cannot be reached, refuses the login or has no
@@ -98,7 +99,7 @@ impl Nats<()> {
 }
 
 impl NatsOptions {
-    /// Connects to read the streams, without making any. Options of the streams have no effect.
+    /// Connects to read the streams, without creating any. Options of the streams have no effect.
     ///
     /// # Errors
     /// As for [`Nats::inspect`]; and when a name is invalid.
@@ -175,7 +176,7 @@ enum Place {
     Dead(u64),
 }
 
-/// Where the list goes on after the ledger, or after the waiting events.
+/// Where the list continues after the ledger, or after the waiting events.
 fn after(state: Option<RecordState>, place: Place) -> Option<Place> {
     match (state, place) {
         (None | Some(RecordState::Pending), Place::Ledger) => Some(Place::Waiting(1)),
@@ -216,7 +217,7 @@ impl<L: Inspector> NatsInspector<L> {
     pub const DEFAULT_SCAN_LIMIT: u32 = 100_000;
 
     /// Whether it may read the streams message by message (default false). The inspector of the
-    /// ledger has a setting of its own.
+    /// ledger has its own setting.
     #[must_use]
     pub fn scan(self, allowed: bool) -> Self {
         Self {
@@ -456,7 +457,7 @@ fn view(message: &StreamMessage) -> Option<RecordView> {
     Some(view)
 }
 
-/// A dead letter of which the ledger knows nothing.
+/// A dead letter without a record in the ledger.
 fn dead(letter: DeadLetter) -> RecordView {
     let mut view = RecordView::new(letter.key, RecordState::Dead);
     // The number is zero if it was not known.
@@ -489,7 +490,7 @@ impl<L> fmt::Debug for NatsInspector<L> {
 }
 
 impl<L: Inspector> Inspector for NatsInspector<L> {
-    /// Those of the ledger and of both streams.
+    /// The endpoints of the ledger and of both streams.
     async fn endpoints(&self) -> Result<Vec<String>, InspectError> {
         let mut endpoints: BTreeSet<String> =
             self.ledger().endpoints().await?.into_iter().collect();
@@ -585,8 +586,8 @@ impl<L: Inspector> Inspector for NatsInspector<L> {
         Ok(RecordPage::new(records, next.map(cursor)))
     }
 
-    /// The counts and leases are the ledger's, the rest is of the streams. The counts are `None` if
-    /// the inspector of the ledger is not allowed to scan and would have to.
+    /// The counts and leases are from the ledger, the rest is from the streams. The counts are
+    /// `None` if the inspector of the ledger is not allowed to scan and would have to.
     async fn status(&self, endpoint: &str) -> Result<Status, InspectError> {
         let mut status = match self.ledger().status(endpoint).await {
             Err(error) if error.kind() == InspectErrorKind::NeedsScan => Status::new(endpoint),

@@ -140,7 +140,7 @@ impl<'p> Attempts<'p> {
             return false;
         }
         self.left -= 1;
-        tracing::debug!(%error, "the connection is of no use; trying another");
+        tracing::debug!(%error, "the connection is unusable; trying another one");
         true
     }
 }

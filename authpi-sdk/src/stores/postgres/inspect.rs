@@ -42,7 +42,7 @@ use crate::{
 ///   without the bodies.
 /// - **Never hangs.** A question fails after the [`timeout`](PostgresOptions::timeout) (default
 ///   5 s), also if the table is too large for it: set a longer one.
-/// - **Clock.** The server's.
+/// - **Uses the server's clock.**
 ///
 /// Clones share one pool.
 ///
@@ -119,12 +119,12 @@ impl Statements {
 }
 
 impl Postgres {
-    /// Opens the tables at `postgres://user:password@host/database` to read them, without making or
-    /// migrating anything, with a pool of at most two connections.
+    /// Opens the tables at `postgres://user:password@host/database` to read them, without creating
+    /// or migrating anything, with a pool of at most two connections.
     ///
     /// # Errors
     /// When the URL is invalid, the server cannot be reached, the role lacks a privilege, or the
-    /// tables do not exist or have the version of another version of this crate.
+    /// tables do not exist or belong to another version of this crate.
     pub async fn inspect(url: &str) -> Result<PostgresInspector, InspectError> {
         Self::options().inspect(url).await
     }
@@ -141,7 +141,7 @@ impl Postgres {
 const OPEN: &str = "open";
 
 impl PostgresOptions {
-    /// Opens the tables to read them, without making or migrating anything. The
+    /// Opens the tables to read them, without creating or migrating anything. The
     /// [`retention`](Self::retention) has no effect.
     ///
     /// # Errors

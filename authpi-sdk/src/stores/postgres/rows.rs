@@ -11,7 +11,7 @@ use crate::ledger::{
 pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
     let digest = bytes
         .try_into()
-        .map_err(|_| sqlx::Error::Protocol("the ledger's table holds half a digest".into()))?;
+        .map_err(|_| sqlx::Error::Protocol("the ledger's table has an invalid digest".into()))?;
     Ok(Digest::from_bytes(digest))
 }
 

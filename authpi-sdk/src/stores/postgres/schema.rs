@@ -88,7 +88,8 @@ impl Tables {
                 })
         };
         if !usable(prefix, 40) {
-            let allowed = "small letters, digits and _, at most 40, not beginning with a digit";
+            let allowed =
+                "lower-case letters, digits and _, at most 40, not beginning with a digit";
             return Err(BadName {
                 what: "a prefix of tables",
                 name: prefix.to_owned(),
@@ -99,7 +100,8 @@ impl Tables {
             None => String::new(),
             Some(schema) if usable(schema, 63) => format!("\"{schema}\"."),
             Some(schema) => {
-                let allowed = "small letters, digits and _, at most 63, not beginning with a digit";
+                let allowed =
+                    "lower-case letters, digits and _, at most 63, not beginning with a digit";
                 return Err(BadName {
                     what: "a schema",
                     name: schema.to_owned(),
@@ -250,7 +252,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let error = sqlstate_among(error)?;
     match error.code() {
         "25006" => Some(
-            "the database is read-only: it is a standby, or the role or database is set so; connect to the primary",
+            "the database is read-only: it is a standby, or the role or database is configured as read-only; connect to the primary",
         ),
         "42501" => Some(
             "the role lacks a right: it needs SELECT, INSERT, UPDATE and DELETE on the ledger's table",

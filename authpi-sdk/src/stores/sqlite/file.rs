@@ -77,7 +77,7 @@ fn make(path: &Path) -> Result<(), OpenError> {
     let linked = fs::hard_link(&unfinished, &path);
     fs::remove_file(&unfinished).map_err(OpenError::Io)?;
     if let Err(error) = linked {
-        tracing::debug!(%error, "the ledger's file is left to SQLite to make");
+        tracing::debug!(%error, "SQLite will create the ledger's file");
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 //!
 //! A file that no process has open consists of the file alone: SQLite removes the `-wal` when the
 //! last connection is closed. Then it is read as immutable, so that SQLite neither takes locks nor
-//! makes files beside it, and what was read only counts if the file was not changed meanwhile. A
-//! file that is in use is read as any other process would. Each question opens the file again,
-//! since either may become the other.
+//! creates files next to it. The result only counts if the file was not changed meanwhile. A file
+//! that is in use is read as by any other process. Each question opens the file again, since either
+//! may become the other.
 
 use std::{
     fs, io,
@@ -38,9 +38,9 @@ use crate::{
 
 /// An [`Inspector`] of the file of a [`Sqlite`] store.
 ///
-/// - **Writes nothing.** The file is opened with `mode=ro`. If no process has it open, nothing is
-///   made beside it, and its folder need not be writable. If a process has it open, or left a
-///   `-wal` because it was killed, SQLite uses the files `-wal` and `-shm`, and makes the latter
+/// - **Writes nothing.** The file is opened with `mode=ro`. If no process has it open, no file is
+///   created next to it, and its folder need not be writable. If a process has it open, or left a
+///   `-wal` because it was killed, SQLite uses the files `-wal` and `-shm`, and creates the latter
 ///   again if it is missing.
 /// - **Does not disturb.** Readers and the writer of the file do not wait for each other.
 /// - **Cost.** [`get`](Inspector::get) and [`endpoints`](Inspector::endpoints) use an index.

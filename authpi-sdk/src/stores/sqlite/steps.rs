@@ -78,7 +78,7 @@ impl Records {
                 .await?;
             tracing::warn!(
                 records = changed,
-                "the clock was set back; leases and pauses start again"
+                "the clock was set back; leases and pauses are restarted"
             );
         }
         Ok(())
@@ -496,7 +496,7 @@ pub(super) fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::
     let bytes: &[u8] = row.try_get(column)?;
     let digest = bytes
         .try_into()
-        .map_err(|_| sqlx::Error::Protocol("the ledger's file holds half a digest".into()))?;
+        .map_err(|_| sqlx::Error::Protocol("the ledger's file has an invalid digest".into()))?;
     Ok(Digest::from_bytes(digest))
 }
 

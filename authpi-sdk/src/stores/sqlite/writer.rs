@@ -279,7 +279,7 @@ impl fmt::Display for Undone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the transaction of this step and those beside it could not be {}",
+            "the transaction that this step shares with others could not be {}",
             self.not
         )
     }
@@ -299,7 +299,7 @@ struct Ended {
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the handler's transaction had come to an end, by a statement of its own or by an error that it passed over")
+        f.write_str("the handler's transaction has already ended: the handler ended it with a statement, or ignored an error that ended it")
     }
 }
 

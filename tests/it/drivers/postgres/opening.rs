@@ -102,7 +102,10 @@ async fn a_role_that_cannot_write_is_refused_when_the_ledger_is_opened() {
             "GRANT SELECT, INSERT, UPDATE ON {t}ledger TO {t}role",
             "the role lacks a right",
         ),
-        (read_only.as_str(), "or the role or database is set so"),
+        (
+            read_only.as_str(),
+            "or the role or database is configured as read-only",
+        ),
     ] {
         let prefix = fresh_prefix();
         let pool = role(server, &prefix, rights).await;

@@ -239,7 +239,7 @@ async fn a_file_that_another_process_keeps_locked_fails_a_group_as_a_whole() {
         assert_eq!(error.kind(), LedgerErrorKind::Busy);
         let error = chain(&error);
         assert!(
-            error.contains("those beside it could not be begun") && error.contains("locked"),
+            error.contains("shares with others could not be begun") && error.contains("locked"),
             "{error}"
         );
     }

@@ -243,7 +243,7 @@ async fn a_transaction_that_the_handler_ended_itself_completes_nothing() {
                 .await
                 .unwrap_err(),
         );
-        assert!(error.contains("had come to an end"), "{error}");
+        assert!(error.contains("has already ended"), "{error}");
         assert_eq!(
             ledger
                 .release(&key(0), token, Duration::ZERO)
