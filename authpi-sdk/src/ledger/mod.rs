@@ -339,9 +339,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// The time on the store's own clock, if the store is a server with one. `None`, the default,
     /// for a store that uses this machine's clock, and for one that cannot report its time.
     ///
-    /// The receiver only asks for it when a delivery seems to be older than
-    /// [`retention`](Ledger::retention). It then confirms or refutes this machine's clock: if that
-    /// clock is wrong, every delivery seems to be that old.
+    /// It confirms or refutes this machine's clock when an age has to be judged: in a receiver, if
+    /// a delivery seems to be older than [`retention`](Ledger::retention); in a worker, if an event
+    /// seems to be older than its maximum age; and when reconciling, if the log would be read from
+    /// before the retention. If this machine's clock is wrong, every event seems to be that old.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
     }

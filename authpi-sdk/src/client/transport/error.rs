@@ -284,8 +284,8 @@ impl Error {
     /// Whether the server may have acted on the call, in any attempt.
     ///
     /// - `false`: the server has not acted, and repeating the call is safe. The call was not sent
-    /// (for example an invalid argument, or no connection), or it was refused with a 4xx other than
-    /// those below.
+    ///   (for example an invalid argument, or no connection), or it was refused with a 4xx other
+    ///   than those below.
     /// - `true`: the server may have acted. An attempt was sent and no complete answer arrived, the
     ///   answer is not the expected one, or its status is a redirect, 408, 409 to a `POST` (the
     ///   same call may be in progress with the same idempotency key) or a 5xx.
