@@ -84,7 +84,7 @@ impl Records {
         Ok(())
     }
 
-    /// Records that were finished at or before this time are forgotten.
+    /// Records that were finished at or before this time count as removed.
     fn horizon(&self, now: i64) -> i64 {
         now.saturating_sub(millis(self.retention))
     }
