@@ -1,31 +1,4 @@
-//! AuthPI webhook receivers in actix-web 4.
-//!
-//! [`Hook`] mounts an [`authpi_sdk::Receiver`] as a handler. [`VerifiedEvent`] is an extractor, for
-//! services that handle events in a way of their own.
-//!
-//! ```no_run
-//! use actix_web::{App, HttpServer, web};
-//! use authpi_actix_web::Hook;
-//!
-//! # async fn serve(receiver: authpi_sdk::Receiver) -> std::io::Result<()> {
-//! let hook = Hook::new(receiver); // outside of the closure
-//! let app = hook.clone();
-//! let server = HttpServer::new(move || App::new().route("/hooks/authpi", web::to(app.clone())));
-//! server.bind("0.0.0.0:8080")?.run().await?;
-//! hook.drain().await;
-//! # Ok(()) }
-//! ```
-//!
-//! **Stopping.** actix-web runs each worker thread in a runtime of its own, and drops them when it
-//! stops: on SIGINT at once, on SIGTERM after open connections have ended or `shutdown_timeout`
-//! (30 s) has passed. A [`Hook`] runs handlers on the runtime in which it was created, so they are
-//! not interrupted. Create it in `main`, outside of the closure that builds each worker's `App`, and
-//! call [`Hook::drain`] after the server has ended. With `#[actix_web::main]`, that runtime is the
-//! main thread's alone; with `#[tokio::main]`, handlers share all its threads.
-//!
-//! **Bodies.** The body streams through the receiver's own limits; those of `PayloadConfig` do not
-//! apply. actix-web does not decompress bodies, unless a middleware of yours does: its signature is
-//! over the bytes that were sent.
+#![doc = include_str!("../README.md")]
 
 use std::{
     future::{Future, ready},

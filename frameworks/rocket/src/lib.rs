@@ -1,25 +1,4 @@
-//! AuthPI webhook receivers in Rocket 0.5.
-//!
-//! [`Hook`] mounts an [`authpi_sdk::Receiver`]. [`VerifiedEvent`] is a data guard, for services that
-//! handle events in a way of their own.
-//!
-//! ```no_run
-//! use authpi_rocket::Hook;
-//!
-//! # async fn serve(receiver: authpi_sdk::Receiver) -> Result<(), rocket::Error> {
-//! let hook = Hook::new(receiver);
-//! rocket::build().mount("/hooks/authpi", hook.clone()).launch().await?;
-//! hook.drain().await;
-//! # Ok(()) }
-//! ```
-//!
-//! The body streams through the receiver's own limits; Rocket's limits do not apply.
-//!
-//! **What Rocket does before a route sees the request.** It waits for the first 14 bytes of each
-//! body, or its end, and has no time limit for that. A sender that stalls earlier holds its
-//! connection and a task, but no memory for a body, until it hangs up. Where anyone can reach the
-//! service, use a reverse proxy that limits the time for a request. A header whose value is not
-//! UTF-8 does not reach a route.
+#![doc = include_str!("../README.md")]
 
 use std::io::{self, Cursor};
 

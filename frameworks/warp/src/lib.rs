@@ -1,18 +1,4 @@
-//! AuthPI webhook receivers in warp 0.4.
-//!
-//! [`hook`] turns an [`authpi_sdk::Receiver`] into a filter.
-//!
-//! ```no_run
-//! use warp::Filter as _;
-//!
-//! # async fn serve(receiver: authpi_sdk::Receiver) {
-//! let hooks = warp::path!("hooks" / "authpi").and(authpi_warp::hook(receiver.clone()));
-//! warp::serve(hooks).run(([0, 0, 0, 0], 8080)).await;
-//! receiver.drain().await;
-//! # }
-//! ```
-//!
-//! The body streams through the receiver's own limits. It must not be read by a filter before.
+#![doc = include_str!("../README.md")]
 
 use authpi_sdk::Receiver;
 use bytes::{Buf, Bytes};

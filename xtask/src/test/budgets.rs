@@ -102,10 +102,10 @@ pub(super) fn hold(root: &Path) -> Result<()> {
         &metadata,
         &std::fs::read_to_string(root.join(PUBLIC))?,
     )?);
-    broken.extend(licences(
-        &metadata,
-        &std::fs::read_to_string(root.join("deny.toml"))?,
-    )?);
+    let deny = std::fs::read_to_string(root.join("deny.toml"))?;
+    broken.extend(licences(&metadata, &deny)?);
+    let frameworks = Metadata::read(&root.join("frameworks"))?;
+    broken.extend(licences(&frameworks, &deny)?);
     ensure!(broken.is_empty(), "{}", broken.join("; "));
     Ok(())
 }
