@@ -647,7 +647,10 @@ mod tests {
             Verifier::authpi(KeyRing::new().with("k", "whs_t")),
             &signed(&SignatureScheme::authpi(), &secret, BODY),
         );
-        assert!(wrong.contains("no known scheme matches this secret"), "{wrong}");
+        assert!(
+            wrong.contains("no known scheme matches this secret"),
+            "{wrong}"
+        );
         let late = crate::Clock::from_fn(|| Timestamp::now() + jiff::SignedDuration::from_hours(1));
         let stale = explain(
             Verifier::new(SignatureScheme::timestamped(), ring).clock(late),
