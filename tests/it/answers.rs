@@ -23,7 +23,7 @@ use authpi_sdk::{
         Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, LedgerError, LedgerErrorKind,
         Token,
     },
-    receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure},
+    receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure, VerifyOnly},
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::Memory,
     testing::{Fixture, ManualClock},
@@ -1129,4 +1129,74 @@ async fn having_no_usable_secret_is_500_and_never_401() {
         .build()
         .unwrap();
     assert_answer(&receiver, created(), "no-secret").await;
+}
+
+#[test]
+fn work_on_a_given_runtime_outlives_the_runtime_of_its_request() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (requests, work) = (runtime(), runtime());
+    let (builder, started, go) = waiting(Memory::new());
+    let receiver = builder.build().unwrap().on_runtime(work.handle().clone());
+    requests.spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(created()).await }
+    });
+    work.block_on(started.notified());
+    drop(requests);
+    go.add_permits(1);
+    work.block_on(assert_answer(&receiver, created(), "duplicate"));
+}
+
+fn verify_only() -> ReceiverBuilder<VerifyOnly> {
+    Receiver::verify_only("users", verifier())
+}
+
+#[tokio::test]
+async fn verifying_only_returns_each_authentic_delivery_and_answers_the_others() {
+    let authenticator = verify_only().build().unwrap();
+    for _ in 0..2 {
+        let event = authenticator.authenticate(created()).await.unwrap();
+        assert_eq!(event.id(), "evt_user.created");
+    }
+    let mut unsigned = created();
+    unsigned.headers_mut().clear();
+    for (request, golden) in [(unsigned, "unauthorized"), (signed("{}"), "unreadable")] {
+        let answer = authenticator.authenticate(request).await.unwrap_err();
+        assert_golden(&format!("answers/{golden}.txt"), &text(answer).await);
+    }
+    let body = authenticator.authenticate_bytes(signed("{}")).await;
+    assert_eq!(body.unwrap().as_ref(), b"{}");
+}
+
+#[tokio::test]
+async fn verifying_only_refuses_what_is_older_than_its_maximum() {
+    let hour = Duration::from_hours(1);
+    let authenticator = verify_only().max_age(hour).build().unwrap();
+    let sent = |ago: Duration| {
+        let time = Timestamp::now() - jiff::SignedDuration::try_from(ago).unwrap();
+        request(&Fixture::of::<UserCreated>().time(time))
+    };
+    let old = || sent(2 * hour);
+    let refused = authenticator.authenticate(old()).await.unwrap_err();
+    assert_golden("answers/clock-unsure.txt", &text(refused).await);
+    authenticator.authenticate(sent(hour / 2)).await.unwrap();
+    let refused = authenticator.authenticate(old()).await.unwrap_err();
+    assert_golden("answers/expired.txt", &text(refused).await);
+    assert!(authenticator.authenticate_bytes(old()).await.is_ok());
+}
+
+#[test]
+fn verifying_only_checks_its_settings() {
+    let zero = verify_only().max_age(Duration::ZERO).build();
+    assert_eq!(zero.map(drop), Err(BuildError::Setting("max_age")));
+    let unnamed = Receiver::verify_only("", verifier()).build();
+    assert_eq!(unnamed.map(drop), Err(BuildError::NoEndpoint));
+    let none = Receiver::verify_only("users", Verifier::authpi(KeyRing::new())).build();
+    assert!(matches!(none.map(drop), Err(BuildError::Secrets(_))));
 }
