@@ -199,6 +199,11 @@ pub(crate) trait FromRaw: Sized {
 
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
 
+    /// Reads a member of an event's payload. There, [`RawJson`] stands for an object.
+    fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        Self::from_raw(raw)
+    }
+
     /// Reads a member that was looked up by [`pick`].
     #[cfg(feature = "client")]
     fn member(name: &str, value: Option<&RawValue>) -> Result<Self, serde_json::Error> {
@@ -310,12 +315,25 @@ impl FromRaw for RawJson {
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         Ok(raw.to_owned().into())
     }
+
+    fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        if raw.get().starts_with('{') {
+            Self::from_raw(raw)
+        } else {
+            Err(expected("an object"))
+        }
+    }
 }
 
 impl<T: FromRaw> FromRaw for Vec<T> {
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         let items: Vec<&RawValue> = serde_json::from_str(raw.get())?;
         items.into_iter().map(T::from_raw).collect()
+    }
+
+    fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let items: Vec<&RawValue> = serde_json::from_str(raw.get())?;
+        items.into_iter().map(T::from_payload).collect()
     }
 }
 

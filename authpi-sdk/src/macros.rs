@@ -208,6 +208,17 @@ macro_rules! event_types {
             }
         }
 
+        impl $name {
+            /// The members of the type's payload; none if the type is unknown.
+            pub(crate) fn members(&self) -> &'static [&'static str] {
+                use crate::event::extra::Payload;
+                match self {
+                    $(Self::$case => <payload::$payload as Payload>::MEMBERS,)*
+                    Self::Unknown(_) => &[],
+                }
+            }
+        }
+
         impl EventData {
             /// Deserializes `data` as the payload of this event type only.
             ///
@@ -258,6 +269,10 @@ macro_rules! event_types {
 
                     fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
                         crate::event::extra::read(data)
+                    }
+
+                    fn extra(data: &Self::Data) -> Option<&crate::event::Extra> {
+                        Some(&data.extra)
                     }
                 }
             )*
@@ -362,6 +377,9 @@ macro_rules! payloads {
                 }
 
                 impl Payload for $name {
+                    const MEMBERS: &'static [&'static str] =
+                        &[$(crate::macros::wire!($field $($wire)?)),*];
+
                     fn take(&mut self, name: &str, raw: &serde_json::value::RawValue) -> Fit {
                         match name {
                             $(crate::macros::wire!($field $($wire)?) => fit(&mut self.$field, raw),)*

@@ -17,6 +17,7 @@ mod inspector;
 mod layering;
 mod ledger;
 mod over_http;
+mod payloads;
 mod prism;
 mod reconcile;
 mod regressions;

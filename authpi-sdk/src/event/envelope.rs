@@ -1,4 +1,4 @@
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range, sync::atomic::AtomicBool};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -462,6 +462,7 @@ fn read_members(
         trace: given(event.trace).and_then(|raw| string(whole, raw)),
         source: given(event.source).and_then(|raw| string(whole, raw)),
         time,
+        reported: AtomicBool::new(false),
         body: body.clone(),
     })
 }

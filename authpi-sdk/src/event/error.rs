@@ -124,16 +124,31 @@ impl std::error::Error for ParseError {}
 #[derive(Clone, PartialEq, Eq)]
 pub struct DataError {
     path: String,
-    line: usize,
-    column: usize,
+    cause: DataCause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DataCause {
+    Shape { line: usize, column: usize },
+    Mismatched { member: &'static str },
 }
 
 impl DataError {
     pub(super) fn new(error: &serde_json::Error) -> Self {
         Self {
             path: String::new(),
-            line: error.line(),
-            column: error.column(),
+            cause: DataCause::Shape {
+                line: error.line(),
+                column: error.column(),
+            },
+        }
+    }
+
+    /// The member of a known payload does not have the deduced shape.
+    pub(super) fn mismatched(member: &'static str) -> Self {
+        Self {
+            path: member.to_owned(),
+            cause: DataCause::Mismatched { member },
         }
     }
 
@@ -156,7 +171,7 @@ impl DataError {
     /// it is not known.
     ///
     /// If the requested type contains a map, the path may contain keys of the sender. So the
-    /// error's text does not contain the path.
+    /// error's text only names a member that the SDK knows.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -166,19 +181,23 @@ impl fmt::Debug for DataError {
     /// Omits the path, which may contain keys of the sender.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataError")
-            .field("line", &self.line)
-            .field("column", &self.column)
+            .field("cause", &self.cause)
             .finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, column, .. } = self;
-        write!(
-            f,
-            "the event's data does not have the requested shape (its line {line}, column {column})"
-        )
+        match self.cause {
+            DataCause::Shape { line, column } => write!(
+                f,
+                "the event's data does not have the requested shape (its line {line}, column {column})"
+            ),
+            DataCause::Mismatched { member } => write!(
+                f,
+                "the member `{member}` of the event's data does not have the deduced shape"
+            ),
+        }
     }
 }
 

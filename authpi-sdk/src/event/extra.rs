@@ -106,6 +106,7 @@ impl Extra {
     /// wrongly.
     ///
     /// If this is not zero, the deduced schema of the payload needs a correction. Nothing is lost.
+    /// [`Event::mismatched`](crate::event::Event::mismatched) names them.
     pub fn mismatched(&self) -> usize {
         self.mismatched
     }
@@ -179,6 +180,9 @@ pub(crate) enum Fit {
 
 /// A generated payload, which knows its members by name.
 pub(crate) trait Payload: Default {
+    /// The names of the members that have a field.
+    const MEMBERS: &'static [&'static str];
+
     /// Reads `raw` into the field of the member `name`, if there is one and the value fits.
     fn take(&mut self, name: &str, raw: &RawValue) -> Fit;
 
@@ -234,7 +238,7 @@ pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
         return Fit::Null;
     }
     // If a member is repeated, the last one wins.
-    *field = T::from_raw(raw).ok();
+    *field = T::from_payload(raw).ok();
     if field.is_some() {
         Fit::Fits
     } else {
@@ -257,6 +261,8 @@ mod tests {
     }
 
     impl Payload for Sample {
+        const MEMBERS: &'static [&'static str] = &["id", "count"];
+
         fn take(&mut self, name: &str, raw: &RawValue) -> Fit {
             match name {
                 "id" => fit(&mut self.id, raw),

@@ -19,9 +19,18 @@
 mod envelope;
 mod error;
 pub(crate) mod extra;
+mod mismatch;
 mod subject;
 
-use std::{fmt, marker::PhantomData, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -56,6 +65,12 @@ pub trait KnownEvent: EventKind {
     fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
         json::read(data)
     }
+
+    /// The members of `data` that are in no field, if the type keeps them.
+    #[doc(hidden)]
+    fn extra(_data: &Self::Data) -> Option<&Extra> {
+        None
+    }
 }
 
 /// An event of any type.
@@ -67,6 +82,7 @@ impl EventKind for AnyEvent {}
 /// One AuthPI event as it was delivered. Cheap to clone; keeps every byte.
 pub struct Event<K: EventKind = AnyEvent> {
     inner: Arc<Inner>,
+    strict: bool,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -84,6 +100,8 @@ struct Inner {
     trace: Option<Text>,
     source: Option<Text>,
     time: Timestamp,
+    /// Whether members without the deduced shape were reported.
+    reported: AtomicBool,
 }
 
 /// A string of the event: its position in the body, or the decoded text if it contains escapes.
@@ -123,6 +141,7 @@ impl Event {
     fn new(inner: Inner) -> Self {
         Self {
             inner: Arc::new(inner),
+            strict: false,
             kind: PhantomData,
         }
     }
@@ -142,6 +161,7 @@ impl Event {
     pub(crate) fn assume_kind<K: EventKind>(self) -> Event<K> {
         Event {
             inner: self.inner,
+            strict: self.strict,
             kind: PhantomData,
         }
     }
@@ -239,9 +259,60 @@ impl<K: EventKind> Event<K> {
     /// `data` as the payload of the event's type.
     ///
     /// # Errors
-    /// When `data` is not a JSON object.
+    /// When `data` is not a JSON object, or as [`strict_payload`](Self::strict_payload) says.
     pub fn decode(&self) -> Result<EventData, DataError> {
-        self.read_data(|data| EventData::read(self.event_type(), data))
+        let data = self.read_data(|data| EventData::read(self.event_type(), data))?;
+        self.check(data.extra())?;
+        Ok(data)
+    }
+
+    /// The members of `data` that do not have the deduced shape. Their fields are `None`, and
+    /// [`Extra`] has their values.
+    ///
+    /// This reads the payload. The list is empty if this version does not know the event type, or
+    /// if `data` is not a JSON object, which is an error of [`decode`](Self::decode).
+    pub fn mismatched(&self) -> Vec<&'static str> {
+        let data = self.read_data(|data| EventData::read(self.event_type(), data));
+        let Ok(data) = &data else { return Vec::new() };
+        let extra = data.extra().into_iter();
+        extra
+            .flat_map(|extra| mismatch::members(self.event_type(), extra))
+            .map(|(member, _)| member)
+            .collect()
+    }
+
+    /// The same event, whose `data` and [`decode`](Self::decode) fail if a member does not have the
+    /// deduced shape. [`DataError::path`] names the first one.
+    ///
+    /// Without it, such a member is logged and counted (`authpi_payload_mismatch_total`), and its
+    /// field is `None`. [`Handlers::strict_payloads`](crate::handlers::Handlers::strict_payloads)
+    /// does this for all events of a receiver or worker.
+    #[must_use]
+    pub fn strict_payload(self) -> Self {
+        Self {
+            strict: true,
+            ..self
+        }
+    }
+
+    /// Reports members without the deduced shape: once per delivery, however often it is read.
+    fn check(&self, extra: Option<&Extra>) -> Result<(), DataError> {
+        match extra {
+            Some(extra) if extra.mismatched() > 0 => self.mismatch(extra),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn mismatch(&self, extra: &Extra) -> Result<(), DataError> {
+        let event_type = self.event_type();
+        if !self.inner.reported.swap(true, Ordering::Relaxed) {
+            mismatch::report(event_type, extra);
+        }
+        match mismatch::members(event_type, extra).next() {
+            Some((member, _)) if self.strict => Err(DataError::mismatched(member)),
+            _ => Ok(()),
+        }
     }
 
     fn read_data<T>(
@@ -255,6 +326,7 @@ impl<K: EventKind> Event<K> {
     pub fn into_any(self) -> Event {
         Event {
             inner: self.inner,
+            strict: self.strict,
             kind: PhantomData,
         }
     }
@@ -264,10 +336,12 @@ impl<K: KnownEvent> Event<K> {
     /// The payload, as far as its members could be deduced. Other members are in its `extra`.
     ///
     /// # Errors
-    /// When `data` is not a JSON object. A member with an unexpected type is not an error;
-    /// see [`Extra`].
+    /// When `data` is not a JSON object. A member with an unexpected type is not an error (see
+    /// [`Extra`]), unless [`strict_payload`](Self::strict_payload) makes it one.
     pub fn data(&self) -> Result<K::Data, DataError> {
-        self.read_data(K::read)
+        let data = self.read_data(K::read)?;
+        self.check(K::extra(&data))?;
+        Ok(data)
     }
 }
 
@@ -293,6 +367,7 @@ impl<K: EventKind> Clone for Event<K> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
+            strict: self.strict,
             kind: PhantomData,
         }
     }

@@ -88,6 +88,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handler<S, L> {
         state: &Arc<S>,
         store: &L,
         permits: Option<&TransactionPermits>,
+        strict_payloads: bool,
     ) -> Route {
         let (run, state, store) = (Arc::clone(&self.run), Arc::clone(state), store.clone());
         let commits = self.permits.is_some();
@@ -95,6 +96,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handler<S, L> {
             start: Box::new(move |event, attempt| {
                 run(&store, event, Context::new(Arc::clone(&state), attempt))
             }),
+            strict_payloads,
             commits,
             permits: permits.filter(|_| commits).cloned(),
         }
@@ -149,12 +151,18 @@ where
 /// A handler bound to its state and store.
 pub(crate) struct Route {
     start: Box<dyn Fn(Event, Arc<AttemptState>) -> Running + Send + Sync>,
+    strict_payloads: bool,
     commits: bool,
     permits: Option<TransactionPermits>,
 }
 
 impl Route {
     pub(crate) fn start(&self, event: Event, attempt: Arc<AttemptState>) -> Running {
+        let event = if self.strict_payloads {
+            event.strict_payload()
+        } else {
+            event
+        };
         (self.start)(event, attempt)
     }
 

@@ -17,6 +17,7 @@ use crate::{
 pub struct Handlers<S, L = AnyStore> {
     state: Arc<S>,
     by_type: ByType<Handler<S, L>>,
+    strict_payloads: bool,
     error: Option<HandlersError>,
 }
 
@@ -26,6 +27,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
         Self {
             state: Arc::new(state),
             by_type: ByType::default(),
+            strict_payloads: false,
             error: None,
         }
     }
@@ -149,6 +151,17 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.retarget().insert_fallback(Handler::with_tx(handler))
     }
 
+    /// Makes a payload member that does not have the deduced shape an error of
+    /// [`Event::data`] and [`Event::decode`], for every handler.
+    ///
+    /// A handler that returns this error is retried, so the event waits until the SDK or the
+    /// handler is corrected. Default: the member's field is `None`, and the member is logged and
+    /// counted.
+    pub fn strict_payloads(mut self) -> Self {
+        self.strict_payloads = true;
+        self
+    }
+
     /// The state given to [`new`](Self::new).
     pub fn state(&self) -> Arc<S> {
         Arc::clone(&self.state)
@@ -210,6 +223,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         Handlers {
             state: self.state,
             by_type: self.by_type.map(Handler::retarget),
+            strict_payloads: self.strict_payloads,
             error: self.error,
         }
     }
@@ -217,7 +231,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// The handler of one event type, bound to a store without a permit for transactions.
     pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<Route> {
         let handler = self.by_type.find(event_type)?;
-        Some(handler.bind(&self.state, store, None))
+        Some(handler.bind(&self.state, store, None, self.strict_payloads))
     }
 
     /// Binds the handlers to the store of a receiver or worker.
@@ -230,10 +244,10 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
             .all()
             .find_map(|handler| handler.permits(store))
             .transpose()?;
-        let state = self.state;
+        let (state, strict) = (self.state, self.strict_payloads);
         Ok(self
             .by_type
-            .map(|handler| handler.bind(&state, store, permits.as_ref())))
+            .map(|handler| handler.bind(&state, store, permits.as_ref(), strict)))
     }
 
     fn refuse(mut self, error: HandlersError) -> Self {

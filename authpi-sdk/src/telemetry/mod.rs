@@ -30,6 +30,8 @@ pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
 pub const LEASES_LOST: &str = "authpi_leases_lost_total";
 /// Redeliveries whose content differs from the first delivery: `endpoint`.
 pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
+/// Payload members that do not have the deduced shape: `type`, `member`.
+pub const PAYLOAD_MISMATCH: &str = "authpi_payload_mismatch_total";
 /// Records that `Memory` evicted before their retention ended: `endpoint`.
 pub const EVICTED: &str = "authpi_memory_evictions_total";
 /// Steps of the store that failed: `endpoint`, `step`.
@@ -137,6 +139,12 @@ pub const METRICS: &[Metric] = &[
         CONTENT_DIFFERS,
         &["endpoint"],
         "Redeliveries whose content differs from the first delivery",
+    ),
+    metric(
+        MetricKind::Counter,
+        PAYLOAD_MISMATCH,
+        &["type", "member"],
+        "Payload members that do not have the deduced shape",
     ),
     metric(
         MetricKind::Counter,
@@ -250,6 +258,11 @@ pub(crate) fn count_by(
     word: &'static str,
 ) {
     counter_of(name, endpoint, Some((label, word))).increment(1);
+}
+
+/// Counts a payload member that does not have the deduced shape.
+pub(crate) fn payload_mismatch(event_type: &'static str, member: &'static str) {
+    metrics::counter!(PAYLOAD_MISMATCH, "type" => event_type, "member" => member).increment(1);
 }
 
 /// Sets the gauges of the inbox.

@@ -170,6 +170,7 @@ async fn everything() -> (Emitted, String) {
         scenarios::deliveries().await;
         scenarios::workers().await;
         scenarios::call().await;
+        scenarios::payload();
     }
     (Emitted::read(&snapshotter), logged.text())
 }

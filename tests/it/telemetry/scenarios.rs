@@ -34,6 +34,7 @@ use jiff::Timestamp;
 use super::{created, handlers, hasty, worked_off};
 use crate::{
     answers::Picky,
+    payloads::USED_ELSEWHERE,
     support::{Running, SECRET, keys, log::personal, request, signed, verifier},
 };
 
@@ -115,6 +116,15 @@ pub(super) async fn deliveries() {
     refused_content().await;
     evicted_records().await;
     failing_store().await;
+}
+
+/// A payload member that does not have the deduced shape.
+pub(super) fn payload() {
+    let event =
+        r#"{"id":"evt_1","type":"account.credits.updated","timestamp":1,"data":{"type":7}}"#;
+    let event = Event::from_json(event).unwrap();
+    assert_eq!(*event.event_type(), USED_ELSEWHERE);
+    event.decode().unwrap();
 }
 
 pub(super) async fn workers() {

@@ -1,0 +1,65 @@
+//! Members of a payload that do not have the deduced shape: logged once for each event type and
+//! member, and counted.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use serde_json::value::RawValue;
+
+use super::{EventType, Extra};
+use crate::telemetry;
+
+/// The event types and members that were logged. It has at most as many entries as the generated
+/// tables have members.
+static LOGGED: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
+
+/// The members of the event type that are in `extra` because they do not have the deduced shape.
+pub(super) fn members<'e>(
+    event_type: &EventType,
+    extra: &'e Extra,
+) -> impl Iterator<Item = (&'static str, &'e RawValue)> {
+    let of = |name: &&'static str| Some((*name, extra.get(name)?));
+    event_type
+        .members()
+        .iter()
+        .filter_map(of)
+        .filter(|(name, _)| !extra.is_null(name))
+}
+
+/// Logs and counts the members. Names of types and members are those of the generated tables, so
+/// that no sender can create a time series.
+pub(super) fn report(event_type: &EventType, extra: &Extra) {
+    // The table's own name lives as long as the program.
+    let Some(known) = EventType::ALL.iter().find(|known| *known == event_type) else {
+        return;
+    };
+    let event_type = known.as_str();
+    for (member, raw) in members(known, extra) {
+        telemetry::payload_mismatch(event_type, member);
+        let is_new = LOGGED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((event_type, member));
+        if is_new {
+            tracing::warn!(
+                event_type,
+                member,
+                found = kind(raw),
+                "a payload member does not have the deduced shape; its field is empty"
+            );
+        }
+    }
+}
+
+/// The kind of a JSON value.
+fn kind(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => "string",
+        Some(b'{') => "object",
+        Some(b'[') => "array",
+        Some(b't' | b'f') => "boolean",
+        _ => "number",
+    }
+}
