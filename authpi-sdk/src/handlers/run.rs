@@ -13,6 +13,8 @@ use std::{
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{AttemptState, Outcome, Route};
+#[cfg(feature = "client")]
+use crate::telemetry::trace::{self, TraceId};
 use crate::{
     telemetry,
     time::{TimedOut, before},
@@ -61,6 +63,8 @@ pub(crate) async fn run(route: &Route, attempt: Arc<AttemptState>) -> Outcome {
         outcome: LEASE_LOST,
     };
     let running = async { route.start(event.clone(), Arc::clone(&attempt)).await };
+    #[cfg(feature = "client")]
+    let running = trace::within(event.trace().and_then(TraceId::parse), running);
     let running = pin!(running.instrument(span.clone()));
     let outcome = match before(|| *deadline, caught(running)).await {
         Err(TimedOut) => Outcome::TimedOut,

@@ -5,6 +5,8 @@
 
 mod keys;
 mod limit;
+#[cfg(feature = "client")]
+pub(crate) mod trace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +48,8 @@ pub const INBOX_DEPTH: &str = "authpi_inbox_depth";
 pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
 /// Calls of the client: `operation`, `outcome`.
 pub const CALLS: &str = "authpi_calls_total";
+/// How long calls of the client took, including retries, in seconds: `operation`.
+pub const CALL_SECONDS: &str = "authpi_call_seconds";
 /// Retries of the client: `operation`, `reason`.
 pub const CALL_RETRIES: &str = "authpi_call_retries_total";
 /// Events of the log that reconciling ingested: `endpoint`, `outcome`.
@@ -187,6 +191,12 @@ pub const METRICS: &[Metric] = &[
         CALLS,
         &["operation", "outcome"],
         "Calls of the client, by outcome",
+    ),
+    metric(
+        MetricKind::Histogram,
+        CALL_SECONDS,
+        &["operation"],
+        "How long calls of the client took, including retries",
     ),
     metric(
         MetricKind::Counter,

@@ -3,7 +3,8 @@
 //! `emulator` covers every operation. `peer` is a server with scripted responses that records its
 //! requests. `faults`, `retries` and `tokens` are about retries. `requests` checks what the client
 //! sends, `refusals` its handling of error responses, `broken` of missing and malformed responses,
-//! `odd` of unexpected members, and `settings` covers clients that must not be built.
+//! `odd` of unexpected members, `traces` what AuthPI gets to know of the caller's trace, and `settings`
+//! covers clients that must not be built.
 
 mod broken;
 mod emulator;
@@ -20,6 +21,7 @@ mod rotation;
 pub(crate) mod secrets;
 mod settings;
 mod tokens;
+mod traces;
 mod update_with;
 
 use std::error::Error as _;

@@ -30,9 +30,12 @@ use super::{
         RetryPolicy, RetryStop,
         attempts::{Attempts, Terms},
     },
-    telemetry::{self, Observed},
+    telemetry::{self, CallTrace, Observed},
 };
-use crate::generated::api::{self, operations};
+use crate::{
+    generated::api::{self, operations},
+    telemetry::trace,
+};
 
 /// A call to AuthPI that is sent when it is awaited.
 ///
@@ -95,6 +98,9 @@ impl<O: Operation> Call<O> {
     }
 
     /// Adds this header to each attempt. Replaces an earlier value of the same name.
+    ///
+    /// A `traceparent` replaces the client's own, which continues the trace of the event whose
+    /// handler makes the call, or begins a new one.
     ///
     /// Headers that the client sends itself cannot be replaced: credential, user agent, host, and
     /// the headers of the body and the connection. Idempotency key and `If-Match` have their own
@@ -217,10 +223,14 @@ impl<O: Operation> IntoFuture for Call<O> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = telemetry::span(O::OPERATION.id);
-        let mut observed = Observed::begin(O::OPERATION.id, span.clone());
+        let trace = CallTrace::begin();
+        let span = telemetry::span(O::OPERATION.id, trace.as_ref());
+        let mut observed = Observed::begin(O::OPERATION.id, span.clone(), trace);
         // A block, since a function would store its arguments twice.
-        Box::pin(async move { run(&self, &mut observed).await }.instrument(span))
+        let running = async move { run(&self, &mut observed).await };
+        // Calls on behalf of this one have the same trace.
+        let running = trace::within(trace.map(|trace| trace.id), running);
+        Box::pin(running.instrument(span))
     }
 }
 
@@ -435,8 +445,9 @@ async fn attempts<O: Operation>(
         let authorization = authorization
             .map_err(|error| attempts.over(error.under(key.clone()), RetryStop::Permanent))?;
         let until = attempts.begin();
-        observed.attempt(attempts.made());
-        let error = match attempt(call, account, key.as_ref(), &authorization, until).await {
+        let trace = observed.attempt(attempts.made());
+        let attempt = attempt(call, account, key.as_ref(), &authorization, trace, until);
+        let error = match attempt.await {
             Ok((output, status)) => {
                 attempts.succeeded();
                 observed.succeeded(status);
@@ -495,6 +506,7 @@ async fn attempt<O: Operation>(
     account: &str,
     key: Option<&Key>,
     authorization: &Authorization,
+    trace: Option<HeaderValue>,
     until: Instant,
 ) -> Result<(O::Output, StatusCode), Error> {
     let Call {
@@ -515,7 +527,7 @@ async fn attempt<O: Operation>(
     });
     let request =
         request.map_err(|NotBuilt| Error::invalid_argument("could not build the request"))?;
-    let request = request.by(authorization, &options.headers);
+    let request = request.by(authorization, trace, &options.headers);
     let exchanged = exchange(&settings.api.client, request, until).await;
     let (value, answer) = exchanged.map_err(|error| error.towards(&settings.api.baseurl))?;
     Ok((

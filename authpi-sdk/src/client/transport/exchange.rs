@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap,
+    HeaderMap, HeaderValue,
     header::{self, InvalidHeaderValue},
 };
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use super::{
     credentials::Authorization,
     error::{Error, Kind, ProxyFault},
     response::Response,
+    telemetry::CallTrace,
 };
 use crate::json::{self, FromRaw};
 
@@ -77,9 +78,17 @@ impl<T> Request<T> {
         Request::new(self.http)
     }
 
-    /// Adds the caller's own headers and the credential.
-    pub(super) fn by(mut self, authorization: &Authorization, own: &HeaderMap) -> Self {
+    /// Adds the trace, the caller's own headers and the credential.
+    pub(super) fn by(
+        mut self,
+        authorization: &Authorization,
+        trace: Option<HeaderValue>,
+        own: &HeaderMap,
+    ) -> Self {
         let headers = self.http.headers_mut();
+        if let Some(trace) = trace {
+            headers.insert(CallTrace::HEADER, trace);
+        }
         if !own.is_empty() {
             headers.extend(own.clone());
         }
