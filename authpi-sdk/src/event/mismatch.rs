@@ -31,20 +31,18 @@ pub(super) fn members<'e>(
 /// Logs and counts the members. Names of types and members are those of the generated tables, so
 /// that no sender can create a time series.
 pub(super) fn report(event_type: &EventType, extra: &Extra) {
-    // The table's own name lives as long as the program.
-    let Some(known) = EventType::ALL.iter().find(|known| *known == event_type) else {
+    let Some(name) = event_type.known_name() else {
         return;
     };
-    let event_type = known.as_str();
-    for (member, raw) in members(known, extra) {
-        telemetry::payload_mismatch(event_type, member);
+    for (member, raw) in members(event_type, extra) {
+        telemetry::payload_mismatch(name, member);
         let is_new = LOGGED
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert((event_type, member));
+            .insert((name, member));
         if is_new {
             tracing::warn!(
-                event_type,
+                event_type = name,
                 member,
                 found = kind(raw),
                 "a payload member does not have the deduced shape; its field is empty"

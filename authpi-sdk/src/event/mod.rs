@@ -49,6 +49,14 @@ pub use self::{
 pub use crate::generated::events::{EventData, EventType, UnknownEventType, payload, types};
 use crate::json;
 
+impl EventType {
+    /// The name in the table, which lives as long as the program; `None` for an unknown type.
+    pub(crate) fn known_name(&self) -> Option<&'static str> {
+        let known = Self::ALL.iter().find(|known| *known == self)?;
+        Some(known.as_str())
+    }
+}
+
 /// The type parameter of [`Event`]: a marker of [`types`], or [`AnyEvent`].
 pub trait EventKind: Send + Sync + 'static {}
 

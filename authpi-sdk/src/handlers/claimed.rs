@@ -9,7 +9,7 @@ use super::{AttemptState, Outcome, Route, run};
 use crate::{
     event::Event,
     ledger::{AnyLedger, EventKey, LeaseKeeper, Token, TransactionPermit},
-    telemetry::LogLimit,
+    telemetry::{LogLimit, TypeLabels},
 };
 
 /// A claimed event.
@@ -21,6 +21,7 @@ pub(crate) struct Claimed<'a> {
     pub(crate) requested_at: Instant,
     pub(crate) lease: Duration,
     pub(crate) log: &'a Arc<LogLimit>,
+    pub(crate) type_labels: &'a TypeLabels,
 }
 
 impl Claimed<'_> {
@@ -66,7 +67,8 @@ impl Claimed<'_> {
             permit,
             self.log,
         );
-        let mut running = pin!(run(route, Arc::clone(&attempt)));
+        let event_type = self.type_labels.of(event.event_type().as_str());
+        let mut running = pin!(run(route, Arc::clone(&attempt), event_type));
         tokio::select! {
             // The handler first: one that finishes on its first poll needs no timer.
             biased;

@@ -127,6 +127,6 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
             None,
             &Arc::default(),
         );
-        run(&route, attempt).await
+        run(&route, attempt, None).await
     }
 }

@@ -38,8 +38,12 @@ const LEASE_LOST: &str = "lease_lost";
 /// The default timeout of a handler: 10 seconds.
 pub(crate) const DEFAULT_HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs the handler until it ends, panics or times out.
-pub(crate) async fn run(route: &Route, attempt: Arc<AttemptState>) -> Outcome {
+/// Runs the handler until it ends, panics or times out. `event_type` is the label of its metric.
+pub(crate) async fn run(
+    route: &Route,
+    attempt: Arc<AttemptState>,
+    event_type: Option<&'static str>,
+) -> Outcome {
     let AttemptState {
         key,
         token,
@@ -61,6 +65,7 @@ pub(crate) async fn run(route: &Route, attempt: Arc<AttemptState>) -> Outcome {
         attempt: &attempt,
         span: &span,
         outcome: LEASE_LOST,
+        event_type,
     };
     let running = async { route.start(event.clone(), Arc::clone(&attempt)).await };
     #[cfg(feature = "client")]
@@ -81,6 +86,7 @@ struct AttemptGuard<'a> {
     attempt: &'a AttemptState,
     span: &'a Span,
     outcome: &'static str,
+    event_type: Option<&'static str>,
 }
 
 impl Drop for AttemptGuard<'_> {
@@ -90,6 +96,7 @@ impl Drop for AttemptGuard<'_> {
         telemetry::handler_took(
             self.attempt.key.shared_endpoint(),
             self.outcome,
+            self.event_type,
             self.attempt.started_at.elapsed(),
         );
     }

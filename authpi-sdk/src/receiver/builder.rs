@@ -8,13 +8,14 @@ use super::{
 };
 use crate::{
     Clock,
-    event::Subject,
+    event::{EventType, Subject},
     handlers::{DEFAULT_HANDLER_TIMEOUT, Handlers, HandlersError, Routes},
     ledger::{
         AnyInbox, AnyLedger, DEFAULT_RETENTION, EventKey, OrderedInbox, PoolTooSmall, Probes,
         Target,
     },
     signature::{KeyRingError, Verifier},
+    telemetry::TypeLabels,
     time::ClockWitness,
 };
 
@@ -92,6 +93,7 @@ impl<M> ReceiverBuilder<M> {
                 store_failure: StoreFailure::default(),
                 drop_terminal: false,
                 clock: Clock::system(),
+                type_labels: TypeLabels::default(),
             },
         }
     }
@@ -124,6 +126,18 @@ impl<M> ReceiverBuilder<M> {
     /// AuthPI does not document whether it honors the header.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.settings.retry_after = wait;
+        self
+    }
+
+    /// Adds the label `type` to the metrics of deliveries, ingested events and handlers. Its values
+    /// are the names of these event types, `other` for the rest, and `none` for a delivery whose
+    /// event was not read. Default: no label.
+    ///
+    /// Each type multiplies the number of time series. A type that this version of the SDK does not
+    /// know is counted as `other`.
+    pub fn label_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
+        let names = types.into_iter().filter_map(|of| of.known_name());
+        self.settings.type_labels = TypeLabels::new(names);
         self
     }
 

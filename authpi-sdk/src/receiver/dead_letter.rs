@@ -124,6 +124,7 @@ impl Shared {
             requested_at: grant.requested_at,
             lease: self.settings.lease,
             log: &self.log,
+            type_labels: &self.settings.type_labels,
         };
         let resolution = Resolution::DeadLetter {
             reason: otherwise.outcome(),

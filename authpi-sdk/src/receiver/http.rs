@@ -75,16 +75,22 @@ impl Receiver {
             }
             Err(answer) => Err(answer),
         };
+        let unread = shared.settings.type_labels.unread();
         let answer = match authentic {
             Ok(body) => {
                 crash::point("verified");
-                let (shared, within) = (Arc::clone(shared), span.clone());
+                let (detached, within) = (Arc::clone(shared), span.clone());
                 let work = |mut place| {
                     let work = async move {
+                        let types = &detached.settings.type_labels;
+                        let mut event_type = types.unread();
                         let answer = match body.event() {
-                            Ok(event) => shared.accept(&event, &mut place, &within).await,
+                            Ok(event) => {
+                                event_type = types.of(event.event_type().as_str());
+                                detached.accept(&event, &mut place, &within).await
+                            }
                             Err(error) => {
-                                Box::pin(shared.dead_letter_unreadable(
+                                Box::pin(detached.dead_letter_unreadable(
                                     body.into_inner(),
                                     &error,
                                     &mut place,
@@ -93,15 +99,15 @@ impl Receiver {
                             }
                         };
                         // Counted in the task, since the sender may have hung up.
-                        shared.count(answer, &within)
+                        detached.count(answer, &within, event_type)
                     };
                     work.instrument(span.clone())
                 };
                 self.run_detached(work)
                     .await
-                    .unwrap_or_else(|refused| self.shared.count(refused, &span))
+                    .unwrap_or_else(|refused| shared.count(refused, &span, unread))
             }
-            Err(answer) => shared.count(answer, &span),
+            Err(answer) => shared.count(answer, &span, unread),
         };
         crash::point("answering");
         answer.response()
@@ -318,9 +324,14 @@ impl Shared {
     }
 
     /// Counts the answer and returns it.
-    fn count(&self, answer: Disposition, span: &Span) -> Disposition {
+    fn count(
+        &self,
+        answer: Disposition,
+        span: &Span,
+        event_type: Option<&'static str>,
+    ) -> Disposition {
         let outcome = answer.outcome();
-        telemetry::count_by(telemetry::DELIVERIES, &self.endpoint, "outcome", outcome);
+        telemetry::count_outcome(telemetry::DELIVERIES, &self.endpoint, outcome, event_type);
         span.record("outcome", outcome);
         span.in_scope(
             || tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery"),

@@ -67,6 +67,7 @@ impl Receiver {
             outcome = Empty,
         ));
         let within = span.clone();
+        let event_type = shared.settings.type_labels.of(event.event_type().as_str());
         let work = |mut place| {
             let work = async move {
                 let received_at = shared.settings.clock.now();
@@ -82,13 +83,14 @@ impl Receiver {
                         .handle_or_store(&event, digest, received_at, &mut place, &within)
                         .await,
                     &within,
+                    event_type,
                 )
             };
             work.instrument(span.clone())
         };
         let settled = self.run_detached(work).await;
         settled
-            .unwrap_or_else(|refused| self.shared.count_ingested(refused, &span))
+            .unwrap_or_else(|refused| self.shared.count_ingested(refused, &span, event_type))
             .ingested()
     }
 
@@ -122,14 +124,15 @@ impl Receiver {
 
 impl Shared {
     /// Counts the outcome and returns it.
-    fn count_ingested(&self, answer: Disposition, span: &Span) -> Disposition {
-        telemetry::count_by(
-            telemetry::INGESTED,
-            &self.endpoint,
-            "outcome",
-            answer.outcome(),
-        );
-        span.record("outcome", answer.outcome());
+    fn count_ingested(
+        &self,
+        answer: Disposition,
+        span: &Span,
+        event_type: Option<&'static str>,
+    ) -> Disposition {
+        let outcome = answer.outcome();
+        telemetry::count_outcome(telemetry::INGESTED, &self.endpoint, outcome, event_type);
+        span.record("outcome", outcome);
         answer
     }
 }

@@ -58,7 +58,7 @@ use crate::{
     handlers::{Handlers, Routes, SupportsHandlers},
     ledger::{AnyInbox, AnyLedger, Inbox, Probes},
     signature::Verifier,
-    telemetry::LogLimit,
+    telemetry::{LogLimit, TypeLabels},
     time::ClockWitness,
 };
 
@@ -127,6 +127,7 @@ struct Settings {
     store_failure: StoreFailure,
     drop_terminal: bool,
     clock: Clock,
+    type_labels: TypeLabels,
 }
 
 impl Receiver {

@@ -100,6 +100,7 @@ impl Shared {
             requested_at,
             lease: self.settings.lease,
             log: &self.log,
+            type_labels: &self.settings.type_labels,
         };
         let timeout = self.settings.handler_timeout.saturating_sub(waited);
         let outcome = Box::pin(claimed.run(route, event, received_at, timeout, permit)).await;
@@ -207,7 +208,9 @@ impl Shared {
             None,
             &self.log,
         );
-        let resolution = match run(route, attempt).await.resolve(|| Duration::ZERO) {
+        let event_type = self.settings.type_labels.of(event.event_type().as_str());
+        let outcome = run(route, attempt, event_type).await;
+        let resolution = match outcome.resolve(|| Duration::ZERO) {
             Ok(resolution) => resolution,
             Err(failure) if failure.is_terminal() && self.settings.drop_terminal => {
                 Resolution::Drop {

@@ -7,6 +7,7 @@ mod keys;
 mod limit;
 #[cfg(feature = "client")]
 pub(crate) mod trace;
+mod types;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use tracing::Span;
 
 use keys::{Label, kept};
 pub(crate) use limit::LogLimit;
+pub(crate) use types::TypeLabels;
 
 /// Deliveries, by outcome: `endpoint`, `outcome`.
 pub const DELIVERIES: &str = "authpi_deliveries_total";
@@ -90,13 +92,16 @@ pub struct Metric {
     pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
+    /// The names of labels that are off by default
+    /// ([`ReceiverBuilder::label_event_types`](crate::receiver::ReceiverBuilder::label_event_types)).
+    pub optional_labels: &'static [&'static str],
     /// Its meaning, in one sentence.
     pub meaning: &'static str,
 }
 
 /// Every metric that this crate emits.
 pub const METRICS: &[Metric] = &[
-    metric(
+    metric_by_type(
         MetricKind::Counter,
         DELIVERIES,
         &["endpoint", "outcome"],
@@ -108,13 +113,13 @@ pub const METRICS: &[Metric] = &[
         &["endpoint", "reason"],
         "Requests that were not authentic, by reason",
     ),
-    metric(
+    metric_by_type(
         MetricKind::Counter,
         INGESTED,
         &["endpoint", "outcome"],
         "Events ingested by a receiver, by outcome",
     ),
-    metric(
+    metric_by_type(
         MetricKind::Counter,
         EVENTS,
         &["endpoint", "outcome"],
@@ -162,7 +167,7 @@ pub const METRICS: &[Metric] = &[
         &["endpoint", "step"],
         "Steps of the store that failed",
     ),
-    metric(
+    metric_by_type(
         MetricKind::Histogram,
         HANDLER_SECONDS,
         &["endpoint", "outcome"],
@@ -228,7 +233,20 @@ const fn metric(
         name,
         kind,
         labels,
+        optional_labels: &[],
         meaning,
+    }
+}
+
+const fn metric_by_type(
+    kind: MetricKind,
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        optional_labels: &["type"],
+        ..metric(kind, name, labels, meaning)
     }
 }
 
@@ -257,7 +275,7 @@ pub fn describe_metrics() {
 
 /// Increments a counter of the endpoint.
 pub(crate) fn count(name: &'static str, endpoint: &Arc<str>) {
-    counter_of(name, endpoint, None).increment(1);
+    counter_of(name, endpoint, None, None).increment(1);
 }
 
 /// Increments a counter of the endpoint, with one more label.
@@ -267,7 +285,17 @@ pub(crate) fn count_by(
     label: &'static str,
     word: &'static str,
 ) {
-    counter_of(name, endpoint, Some((label, word))).increment(1);
+    counter_of(name, endpoint, Some((label, word)), None).increment(1);
+}
+
+/// Increments a counter of outcomes, which may have a label for the event's type.
+pub(crate) fn count_outcome(
+    name: &'static str,
+    endpoint: &Arc<str>,
+    outcome: &'static str,
+    event_type: Option<&'static str>,
+) {
+    counter_of(name, endpoint, Some(("outcome", outcome)), event_type).increment(1);
 }
 
 /// Counts a payload member that does not have the deduced shape.
@@ -283,13 +311,19 @@ pub(crate) fn inbox(endpoint: &Arc<str>, depth: u64, oldest: Option<Duration>) {
 }
 
 /// Records how long a handler took.
-pub(crate) fn handler_took(endpoint: &Arc<str>, outcome: &'static str, time: Duration) {
-    histogram_of(HANDLER_SECONDS, endpoint, Some(("outcome", outcome))).record(time);
+pub(crate) fn handler_took(
+    endpoint: &Arc<str>,
+    outcome: &'static str,
+    event_type: Option<&'static str>,
+    time: Duration,
+) {
+    let outcome = Some(("outcome", outcome));
+    histogram_of(HANDLER_SECONDS, endpoint, outcome, event_type).record(time);
 }
 
 /// Records how long after it happened an event was handled.
 pub(crate) fn handled_after(endpoint: &Arc<str>, lag: Duration) {
-    histogram_of(LAG_SECONDS, endpoint, None).record(lag);
+    histogram_of(LAG_SECONDS, endpoint, None, None).record(lag);
 }
 
 /// Sets how far reconciling is behind.
@@ -304,17 +338,27 @@ pub(crate) fn reconcile_lag(endpoint: &Arc<str>, lag: Duration) {
 static METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
-fn counter_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Counter {
-    let key = kept(name, endpoint, label);
+fn counter_of(
+    name: &'static str,
+    endpoint: &Arc<str>,
+    label: Label,
+    event_type: Option<&'static str>,
+) -> Counter {
+    let key = kept(name, endpoint, label, event_type);
     metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
 }
 
 fn gauge_of(name: &'static str, endpoint: &Arc<str>) -> Gauge {
-    let key = kept(name, endpoint, None);
+    let key = kept(name, endpoint, None, None);
     metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA))
 }
 
-fn histogram_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Histogram {
-    let key = kept(name, endpoint, label);
+fn histogram_of(
+    name: &'static str,
+    endpoint: &Arc<str>,
+    label: Label,
+    event_type: Option<&'static str>,
+) -> Histogram {
+    let key = kept(name, endpoint, label, event_type);
     metrics::with_recorder(|recorder| recorder.register_histogram(&key, &METADATA))
 }

@@ -12,9 +12,11 @@ use tokio::sync::{Notify, Semaphore};
 use super::{Settings, Shared, Worker};
 use crate::{
     Clock,
+    event::EventType,
     handlers::{DEFAULT_HANDLER_TIMEOUT, Routes},
     ledger::{AnyInbox, Probes, Target},
     receiver::{BuildError, MAX_DURATION},
+    telemetry::TypeLabels,
     time::ClockWitness,
 };
 
@@ -48,6 +50,7 @@ impl WorkerBuilder {
                 max_age: Duration::from_hours(72),
                 backoff: (Duration::from_secs(1), Duration::from_mins(10)),
                 clock: Clock::system(),
+                type_labels: TypeLabels::default(),
             },
         }
     }
@@ -99,6 +102,18 @@ impl WorkerBuilder {
     /// jitter). Defaults: 1 s and 10 min. A pause requested by a handler is used unchanged.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.settings.backoff = (initial, max);
+        self
+    }
+
+    /// Adds the label `type` to the metrics of attempts and handlers. Its values are the names of
+    /// these event types, `other` for the rest, and `none` if the event was not read. Default: no
+    /// label.
+    ///
+    /// Each type multiplies the number of time series. A type that this version of the SDK does not
+    /// know is counted as `other`.
+    pub fn label_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
+        let names = types.into_iter().filter_map(|of| of.known_name());
+        self.settings.type_labels = TypeLabels::new(names);
         self
     }
 

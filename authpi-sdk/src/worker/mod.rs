@@ -53,7 +53,7 @@ use crate::{
     Clock,
     handlers::{Handlers, Routes, SupportsHandlers},
     ledger::{AnyInbox, Backlog, Inbox, LedgerError, NextEvent, Probes, TransactionPermits},
-    telemetry::{self, LogLimit},
+    telemetry::{self, LogLimit, TypeLabels},
     time::ClockWitness,
 };
 
@@ -107,6 +107,7 @@ struct Settings {
     max_age: Duration,
     backoff: (Duration, Duration),
     clock: Clock,
+    type_labels: TypeLabels,
 }
 
 impl Worker {

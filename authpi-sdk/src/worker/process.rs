@@ -34,21 +34,24 @@ impl Shared {
             event_type = Empty,
             outcome = Empty,
         ));
+        let mut event_type = self.settings.type_labels.unread();
         let outcome = self
-            .attempt(&leased, requested_at, permit, &span)
+            .attempt(&leased, requested_at, permit, &span, &mut event_type)
             .instrument(span.clone())
             .await;
         span.record("outcome", outcome);
-        telemetry::count_by(telemetry::EVENTS, &self.endpoint, "outcome", outcome);
+        telemetry::count_outcome(telemetry::EVENTS, &self.endpoint, outcome, event_type);
     }
 
-    /// Makes one attempt and records it. Returns the outcome's name for metrics.
+    /// Makes one attempt and records it. Returns the outcome's name for metrics, and sets the label
+    /// of the event's type.
     async fn attempt(
         &self,
         leased: &LeasedEvent,
         requested_at: Instant,
         permit: Option<TransactionPermit>,
         span: &tracing::Span,
+        event_type: &mut Option<&'static str>,
     ) -> &'static str {
         crash::point("leased");
         let ledger: AnyLedger = self.inbox.clone();
@@ -59,8 +62,11 @@ impl Shared {
             requested_at,
             lease: self.settings.lease,
             log: &self.log,
+            type_labels: &self.settings.type_labels,
         };
-        let resolution = self.run_handler(&claimed, leased, permit, span).await;
+        let resolution = self
+            .run_handler(&claimed, leased, permit, span, event_type)
+            .await;
         crash::point("handled");
         match claimed.finish(&resolution, &leased.body).await {
             Finished::Recorded => match resolution {
@@ -88,6 +94,7 @@ impl Shared {
         leased: &LeasedEvent,
         permit: Option<TransactionPermit>,
         span: &tracing::Span,
+        event_type: &mut Option<&'static str>,
     ) -> Resolution {
         let settings = &self.settings;
         if leased.token.attempt > settings.max_attempts {
@@ -110,6 +117,7 @@ impl Shared {
             }
         };
         span.record("event_type", event.event_type().as_str());
+        *event_type = settings.type_labels.of(event.event_type().as_str());
         let Some(route) = self.handlers.find(event.event_type()) else {
             tracing::debug!(
                 endpoint = %self.endpoint,

@@ -188,11 +188,10 @@ fn page() -> String {
     let (_, after) = rest.split_once("\n\n").unwrap();
     let mut expected = before.to_owned();
     for metric in METRICS {
-        let labels: Vec<_> = metric
-            .labels
-            .iter()
-            .map(|label| format!("`{label}`"))
-            .collect();
+        let labels = metric.labels.iter().map(|label| format!("`{label}`"));
+        let optional = metric.optional_labels.iter();
+        let optional = optional.map(|label| format!("optional `{label}`"));
+        let labels: Vec<_> = labels.chain(optional).collect();
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let (name, labels, meaning) = (metric.name, labels.join(", "), metric.meaning);
         writeln!(expected, "| `{name}` | {kind} | {labels} | {meaning} |").unwrap();
@@ -292,6 +291,61 @@ async fn metrics_and_labels_are_emitted_as_documented_without_secrets() {
     }
     assert!(log.contains("the handler's own line"), "{log}");
     assert_clean("spans and log", &log);
+}
+
+/// The values of `type` per metric, of one endpoint.
+fn types_of(emitted: &Emitted, endpoint: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut types: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for (name, (_, series)) in &emitted.0 {
+        let series = series
+            .iter()
+            .filter(|labels| labels.get("endpoint").map(String::as_str) == Some(endpoint));
+        for labels in series {
+            let of = labels.get("type").cloned().unwrap_or_default();
+            types.entry(name.clone()).or_default().insert(of);
+        }
+    }
+    types
+}
+
+#[tokio::test]
+async fn event_types_are_a_label_if_they_are_named() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    {
+        let _recorded = metrics::set_default_local_recorder(&recorder);
+        scenarios::labelled().await;
+    }
+    let emitted = Emitted::read(&snapshotter);
+    for metric in METRICS {
+        for labels in emitted.series(metric.name) {
+            let labels: BTreeSet<_> = labels.keys().map(String::as_str).collect();
+            let documented = metric.labels.iter().chain(metric.optional_labels);
+            assert_eq!(labels, documented.copied().collect(), "{}", metric.name);
+        }
+    }
+    let all = |types: &[&str]| {
+        types
+            .iter()
+            .map(|&of| of.to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let inline = types_of(&emitted, "labelled");
+    assert_eq!(
+        inline[telemetry::DELIVERIES],
+        all(&["none", "other", "user.created"])
+    );
+    assert_eq!(
+        inline[telemetry::HANDLER_SECONDS],
+        all(&["other", "user.created"])
+    );
+    let inbox = types_of(&emitted, "labelled_inbox");
+    assert_eq!(inbox[telemetry::INGESTED], all(&["other", "user.created"]));
+    assert_eq!(inbox[telemetry::EVENTS], all(&["other", "user.created"]));
+    assert_eq!(
+        inbox[telemetry::HANDLER_SECONDS],
+        all(&["other", "user.created"])
+    );
 }
 
 #[tokio::test]

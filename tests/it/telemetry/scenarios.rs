@@ -13,7 +13,7 @@ use authpi_sdk::{
     Clock,
     client::Client,
     event::{
-        Event,
+        Event, EventType,
         types::{UserCreated, UserDeleted},
     },
     handlers::Handlers,
@@ -116,6 +116,34 @@ pub(super) async fn deliveries() {
     refused_content().await;
     evicted_records().await;
     failing_store().await;
+}
+
+/// Events of a type that is a label, of another and of an unknown one; and a refused request.
+pub(super) async fn labelled() {
+    let handlers = || Handlers::new(()).fallback(async |_: Event, _| Ok(()));
+    // The unknown type is not a label, although it is named.
+    let types = [EventType::UserCreated, "user.teleported".into()];
+    let events = ["user.created", "user.deleted", "user.teleported"].map(Fixture::new);
+
+    let inline = Receiver::inline("labelled", verifier(), Memory::new(), handlers())
+        .label_event_types(types.clone());
+    let inline = inline.build().unwrap();
+    for event in &events {
+        inline.receive(request(event)).await;
+    }
+    inline
+        .receive(request(&created("got")).map(|_| Broken { stalls: false }))
+        .await;
+
+    let store = Sqlite::in_memory().await.unwrap();
+    let inbox = Receiver::inbox("labelled_inbox", verifier(), store.clone())
+        .label_event_types(types.clone());
+    let inbox = inbox.build().unwrap();
+    for event in &events {
+        inbox.ingest(event.verified()).await;
+    }
+    let worker = Worker::builder("labelled_inbox", store, handlers()).label_event_types(types);
+    worked_off(hasty(worker)).await;
 }
 
 /// A payload member that does not have the deduced shape.
