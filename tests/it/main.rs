@@ -16,6 +16,7 @@ mod inbox;
 mod inspector;
 mod layering;
 mod ledger;
+mod ops;
 mod over_http;
 mod payloads;
 mod prism;

@@ -8,6 +8,7 @@
 mod budgets;
 mod features;
 mod graph;
+mod ops;
 mod package;
 mod repeat;
 mod system;
@@ -66,6 +67,8 @@ enum Part {
     Prism,
     /// The emulator's inspector page in Chromium
     Browser,
+    /// The alerts and the dashboard in ops/, checked by promtool, with the alerts' unit tests
+    Ops,
     /// The quickstart example prints the expected outcomes
     Quickstart,
 }
@@ -197,6 +200,7 @@ impl Part {
                 system::chromium(root)?;
                 run(tests(root)?.args(["--test", "it", "--", BROWSER]))?;
             }
+            Self::Ops => ops::check(root)?,
             Self::Quickstart => run(&mut cargo(root, ["run", "--example", "quickstart"]))?,
         }
         Ok(())

@@ -45,6 +45,13 @@ pub(super) fn chromium(root: &Path) -> Result<(), Stopped> {
     )
 }
 
+/// promtool, which comes with Prometheus. No server is started.
+pub(super) fn promtool(root: &Path) -> Result<(), Stopped> {
+    provide(root, "promtool", &["prometheus"], || {
+        succeeds(&mut program(root, "promtool", ["--version"]))
+    })
+}
+
 /// A server that ledgers are tested on. The tests start their own; it need not be running.
 struct Server {
     program: &'static str,
