@@ -124,6 +124,75 @@ async fn create_webhook_prints_the_secret_once() -> Outcome {
     Ok(())
 }
 
+/// The response to `GET path`.
+fn get(port: u16, path: &str) -> Outcome<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn observe_has_metrics_a_probe_and_logs_in_json() -> Outcome {
+    let port = free_port()?;
+    let mut program = example("observe");
+    program.env("LISTEN", format!("127.0.0.1:{port}"));
+    let mut program = Running(program.stdout(Stdio::piped()).spawn()?);
+    let out = program.0.stdout.take().ok_or("no output")?;
+    // In any order: deliveries are concurrent.
+    let mut wanted = vec![
+        "listening",
+        "a user was created",
+        "a handler failed",
+        "a payload member does not have the deduced shape; its field is empty",
+    ];
+    let mut lines = BufReader::new(out).lines();
+    while !wanted.is_empty() {
+        let line = lines
+            .next()
+            .ok_or_else(|| format!("not logged: {wanted:?}"))??;
+        let line: Value = serde_json::from_str(&line)?;
+        let (fields, span) = (&line["fields"], &line["span"]);
+        let found = wanted
+            .iter()
+            .position(|message| fields["message"] == **message);
+        match found.map(|at| wanted.remove(at)) {
+            Some("a user was created") => {
+                assert_eq!(span["name"], "authpi.handle", "{line}");
+                assert_eq!(span["event_type"], "user.created", "{line}");
+                assert_eq!(line["spans"][0]["name"], "authpi.delivery", "{line}");
+            }
+            Some("a handler failed") => {
+                assert_eq!(fields["error"], "the database is away", "{line}");
+            }
+            Some("listening") | None => {}
+            Some(_) => assert_eq!(fields["member"], "username", "{line}"),
+        }
+    }
+
+    let ready = get(port, "/ready")?;
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.contains("ready; in flight: "),
+        "{ready}"
+    );
+    for series in [
+        r#"authpi_deliveries_total{endpoint="users",outcome="handled",type="user.created"}"#,
+        r#"authpi_deliveries_total{endpoint="users",outcome="duplicate",type="user.created"}"#,
+        r#"authpi_deliveries_total{endpoint="users",outcome="failed",type="user.updated"}"#,
+        r#"authpi_handler_seconds_bucket{endpoint="users",outcome="handled",type="user.created",le="+Inf"}"#,
+        r#"authpi_lag_seconds_bucket{endpoint="users",le="3600"}"#,
+        r#"authpi_call_seconds_bucket{operation="events.get",le="+Inf"}"#,
+        r#"authpi_payload_mismatch_total{type="user.created",member="username"}"#,
+    ] {
+        until(&format!("no metric {series}"), || {
+            get(port, "/metrics").is_ok_and(|text| text.contains(series))
+        })?;
+    }
+    program.terminate()
+}
+
 /// A service that was started on `port`, with its files in `data`.
 fn serve(name: &str, port: u16, secret: &Secret, data: &Path) -> Result<Running, Box<dyn Error>> {
     let mut program = Running(
