@@ -3,8 +3,8 @@
 //! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what
 //! routing needs (id, type, subject, time) and keeps every byte. `data` stays raw until
 //! [`Event::data`] or [`Event::decode`] reads it. The members of `data` are deduced from AuthPI's
-//! API, not documented: a member with an unexpected type goes to [`Extra`], and the event is still
-//! handled.
+//! API, not documented: a member with an unexpected type goes to [`Extra`], is logged and counted,
+//! and the event is still handled ([`Event::strict_payload`] makes it an error).
 //!
 //! A lone surrogate (`"\ud83d"`, which JavaScript writes if a text was cut within an emoji) is not
 //! valid text in Rust. It is read as U+FFFD; the delivered bytes are kept unchanged.
