@@ -129,18 +129,6 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    /// Adds the label `type` to the metrics of deliveries, ingested events and handlers. Its values
-    /// are the names of these event types, `other` for the rest, and `none` for a delivery whose
-    /// event was not read. Default: no label.
-    ///
-    /// Each type multiplies the number of time series. A type that this version of the SDK does not
-    /// know is counted as `other`.
-    pub fn label_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
-        let names = types.into_iter().filter_map(|of| of.known_name());
-        self.settings.type_labels = TypeLabels::new(names);
-        self
-    }
-
     /// Replaces the system clock. (The verifier has its own clock.)
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
@@ -183,6 +171,18 @@ impl<M: Processes> ReceiverBuilder<M> {
     /// deliveries has a separate limit of the same size.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
+        self
+    }
+
+    /// Adds the label `type` to the metrics of deliveries, ingested events and handlers. Its values
+    /// are the names of these event types, `other` for the rest, and `none` for a delivery whose
+    /// event was not read. Default: no label.
+    ///
+    /// Each type multiplies the number of time series. A type that this version of the SDK does not
+    /// know is counted as `other`.
+    pub fn label_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
+        let names = types.into_iter().filter_map(|of| of.known_name());
+        self.settings.type_labels = TypeLabels::new(names);
         self
     }
 
