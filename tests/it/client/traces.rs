@@ -88,8 +88,17 @@ async fn the_callers_own_trace_is_sent_instead() {
     let name = HeaderName::from_static("traceparent");
     let call = peer.client().webhooks().get("wh_1");
     let call = call.header(name, HeaderValue::from_static(own));
-    call.await.unwrap();
+    let logged = Logged::default();
+    {
+        let _guard = listen(logged.clone());
+        call.await.unwrap();
+    }
     assert_eq!(peer.asked()[0].header("traceparent"), Some(own));
+    let log = logged.text();
+    assert!(
+        log.contains("trace=4bf92f3577b34da6a3ce929d0e0e4736"),
+        "{log}"
+    );
 }
 
 #[tokio::test]

@@ -223,7 +223,7 @@ impl<O: Operation> IntoFuture for Call<O> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let trace = CallTrace::begin();
+        let trace = CallTrace::begin(self.options.headers.get(CallTrace::HEADER));
         let span = telemetry::span(O::OPERATION.id, trace.as_ref());
         let mut observed = Observed::begin(O::OPERATION.id, span.clone(), trace);
         // A block, since a function would store its arguments twice.

@@ -29,7 +29,8 @@ pub(crate) fn span(operation: &'static str, trace: Option<&CallTrace>) -> Span {
     )
 }
 
-/// The W3C trace of a call: that of the event whose handler makes it, otherwise a new one.
+/// The W3C trace of a call: the caller's own, that of the event whose handler makes it, or a new
+/// one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallTrace {
     pub(crate) id: TraceId,
@@ -40,14 +41,19 @@ pub(crate) struct CallTrace {
 impl CallTrace {
     pub(crate) const HEADER: HeaderName = HeaderName::from_static("traceparent");
 
-    /// `None` if the system has no random numbers: a call works without a trace.
-    pub(crate) fn begin() -> Option<Self> {
+    /// `own` is the caller's `traceparent`, which replaces the header. `None` if that is not a W3C
+    /// trace, or the system has no random numbers: a call works without a trace.
+    pub(crate) fn begin(own: Option<&HeaderValue>) -> Option<Self> {
         let mut bits = [0; 24];
         getrandom::fill(&mut bits).ok()?;
         let (id, parent) = bits.split_first_chunk::<16>()?;
         let (parent, _) = parent.split_first_chunk::<8>()?;
+        let id = match own {
+            Some(own) => TraceId::parse(own.to_str().ok()?),
+            None => TraceId::current().or_else(|| TraceId::new(u128::from_be_bytes(*id))),
+        };
         Some(Self {
-            id: TraceId::current().or_else(|| TraceId::new(u128::from_be_bytes(*id)))?,
+            id: id?,
             parent: u64::from_be_bytes(*parent),
         })
     }
