@@ -1,4 +1,4 @@
-//! Verifies deliveries for a service that handles them in a way of its own, without a ledger.
+//! Verifies deliveries for a service that handles them itself, without a ledger.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,13 +25,15 @@ use crate::{
     time::ClockWitness,
 };
 
-/// Verifies deliveries, with the limits and the answers of a [`Receiver`], and leaves the rest to
-/// the caller. Created by [`Receiver::verify_only`]. Cheap to clone; clones share everything.
+/// Verifies deliveries and leaves their events to the caller. It has the limits of a [`Receiver`]
+/// for bodies, and refuses deliveries with the same answers. Created by [`Receiver::verify_only`].
+/// Cheap to clone; clones share everything.
 ///
-/// It has no ledger: an event that AuthPI delivers twice is returned twice.
+/// It has no ledger: an event that AuthPI delivers twice is returned twice, and a delivery that is
+/// unreadable or too old is never acknowledged as a dead letter.
 ///
 /// In axum, put it into the router's state and use [`Verified<Event>`](Verified) as an extractor
-/// (feature `axum`). actix-web and Rocket have the same in crates of their own; see the
+/// (feature `axum`). For actix-web and Rocket, separate crates have such an extractor: see the
 /// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/frameworks/).
 ///
 /// ```
@@ -64,7 +66,7 @@ impl Drop for Shared {
 }
 
 impl Receiver {
-    /// Only verifies deliveries, for a service that handles them in a way of its own.
+    /// Only verifies deliveries, for a service that handles them itself.
     ///
     /// `endpoint` names the endpoint in logs and metrics.
     pub fn verify_only(
@@ -101,8 +103,9 @@ impl Authenticator {
     /// Reads and verifies one request, and returns its event.
     ///
     /// # Errors
-    /// The answer for AuthPI, the same as that of a [`Receiver`], when the request is not an
-    /// authentic delivery of a readable event within the limits. It is logged and counted.
+    /// When the request is not an authentic delivery, exceeds a limit, is too old, or contains no
+    /// readable event. The error is the answer for AuthPI. It is already counted and logged, as by
+    /// a [`Receiver`].
     pub async fn authenticate<B: Body>(
         &self,
         request: Request<B>,
@@ -114,11 +117,11 @@ impl Authenticator {
         event.map_err(|answer| self.refused(answer))
     }
 
-    /// Reads and verifies one request, and returns its body. It may be older than
-    /// [`max_age`](ReceiverBuilder::max_age), and need not be an event.
+    /// Reads and verifies one request, and returns its body. The delivery may be older than
+    /// [`max_age`](ReceiverBuilder::max_age), and the body need not be an event.
     ///
     /// # Errors
-    /// As [`authenticate`](Self::authenticate), except for what that checks of the event.
+    /// As for [`authenticate`](Self::authenticate), except that age and content are not checked.
     pub async fn authenticate_bytes<B: Body>(
         &self,
         request: Request<B>,
@@ -141,7 +144,7 @@ impl Authenticator {
         authentic(&self.shared.verifier, bounds, request).await
     }
 
-    /// The event, if it can be read and is recent enough.
+    /// The event, if it can be read and was signed recently enough.
     fn event(&self, body: &Verified<Bytes>) -> Result<Verified<Event>, Disposition> {
         let shared = &*self.shared;
         let event = body.event().map_err(|error| {

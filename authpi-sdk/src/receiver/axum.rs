@@ -11,7 +11,7 @@ use super::Authenticator;
 use crate::{event::Event, signature::Verified};
 
 /// The event of an authentic delivery, verified by the [`Authenticator`] in the router's state. A
-/// handler that answers 200 acknowledges it, and must expect to receive it again.
+/// handler that answers 200 acknowledges the event, but may still receive it again.
 impl<S> FromRequest<S> for Verified<Event>
 where
     Authenticator: FromRef<S>,
@@ -26,8 +26,8 @@ where
     }
 }
 
-/// The body of an authentic delivery, verified by the [`Authenticator`] in the router's state. It
-/// need not be an event, and may be of any age.
+/// The body of an authentic delivery, verified by the [`Authenticator`] in the router's state. The
+/// body need not be an event, and the delivery may be of any age.
 impl<S> FromRequest<S> for Verified<Bytes>
 where
     Authenticator: FromRef<S>,

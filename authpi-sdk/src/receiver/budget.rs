@@ -1,9 +1,9 @@
 //! The budget for unverified bodies.
 //!
 //! Anyone can send a body, so the total memory of unverified bodies is bounded. The first 16 KiB of
-//! each body are free: the number of requests bounds them, and a body of ordinary size is never
-//! charged. A larger body is charged for its buffer, before the buffer grows, and never for the
-//! length that its sender announced.
+//! each body are free, so a body of ordinary size is never charged; the server's limit of requests
+//! bounds this part. A larger body is charged for its buffer, before the buffer grows, and never
+//! for the length that its sender announced.
 //!
 //! When the budget is full, the bodies that hold the most memory relative to their transfer rate
 //! are dropped and answered with 503. Fast bodies are dropped last.
@@ -40,7 +40,7 @@ pub(super) struct BodyBudget {
 struct Shared {
     limit: usize,
     bodies: Mutex<Bodies>,
-    /// Notified when a body has released memory.
+    /// Notified when a body has released its memory.
     freed: Notify,
 }
 
@@ -64,7 +64,7 @@ struct Record {
 
 enum Verdict {
     Held,
-    /// After bodies that are being dropped have released their memory.
+    /// Not yet: bodies that are being dropped have to release their memory first.
     Later,
     Shed,
 }

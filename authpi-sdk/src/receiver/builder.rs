@@ -31,11 +31,13 @@ pub enum StoreFailure {
     #[default]
     Refuse,
     /// Handle it without a claim, and acknowledge it if the handler succeeds. Logs a warning, since
-    /// the event may be handled twice.
+    /// the event may be handled twice. Also acknowledges an event that was handled, but whose
+    /// completion could not be recorded.
     HandleAnyway,
 }
 
-/// Settings of a receiver. Created by [`Receiver::inline`] and [`Receiver::inbox`].
+/// Settings of a receiver or an [`Authenticator`]. Created by [`Receiver::inline`],
+/// [`Receiver::inbox`] and [`Receiver::verify_only`].
 ///
 /// A duration must be greater than zero and at most a year. There are two exceptions:
 /// [`in_flight_wait`](ReceiverBuilder::in_flight_wait) may be zero, and
@@ -65,7 +67,7 @@ pub struct Stored<I> {
     kind: PhantomData<fn() -> I>,
 }
 
-/// Verify only; see [`Receiver::verify_only`].
+/// The mode of [`Receiver::verify_only`]: verify the delivery, and leave its event to the caller.
 pub struct VerifyOnly {
     max_age: Duration,
 }
@@ -119,9 +121,9 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    /// The `Retry-After` header of a 503, unless a handler has requested a pause
-    /// ([`HandlerError::after`](crate::HandlerError::after)). It is sent in whole seconds, rounded
-    /// up, at least 1. Default 5 s.
+    /// The `Retry-After` header of a 503. If a handler has requested a pause
+    /// ([`HandlerError::after`](crate::HandlerError::after)), the rest of that pause is sent
+    /// instead. The header is in whole seconds, rounded up, at least 1. Default 5 s.
     ///
     /// AuthPI does not document whether it honors the header.
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -154,7 +156,7 @@ impl<M> ReceiverBuilder<M> {
     }
 }
 
-/// Not zero, and so short that sums with the clock are far from overflow.
+/// Checks that the duration is not zero, and so short that adding it to a time cannot overflow.
 fn in_range(name: &'static str, duration: Duration) -> Result<(), BuildError> {
     if duration.is_zero() || duration > MAX_DURATION {
         return Err(BuildError::Setting(name));
@@ -234,8 +236,8 @@ impl ReceiverBuilder<VerifyOnly> {
     /// How long ago a delivery may have been signed. Older ones are answered with 400, or with 503
     /// if no recent delivery has confirmed this machine's clock. Default 30 days.
     ///
-    /// Keep it at most as long as your service remembers events: whoever replays an older capture
-    /// is then refused.
+    /// It should not be longer than your service remembers events. Otherwise, a captured delivery
+    /// can be replayed after its event was forgotten.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.mode.max_age = age;
         self
@@ -270,8 +272,8 @@ impl ReceiverBuilder<Inline> {
         Self::new(endpoint, verifier, Inline { ledger, handlers })
     }
 
-    /// How long a handler may take. After that, it is dropped, which counts as a retryable error.
-    /// Default 10 s.
+    /// How long a handler may take. A handler that takes longer is dropped, which counts as a
+    /// retryable error. Default 10 s.
     pub fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handler_timeout = timeout;
         self

@@ -48,9 +48,9 @@ enum ClaimAttempt {
 /// Another worker is handling the event, or has released it with a pause.
 struct InFlightElsewhere {
     requested_at: Instant,
-    /// How long another attempt cannot succeed.
+    /// How long a claim cannot succeed.
     pause: Duration,
-    /// For the answer to the peer.
+    /// The `Retry-After` of the answer.
     retry_after: Duration,
 }
 

@@ -22,7 +22,7 @@ struct Letter<'a> {
     digest: Digest,
     error: String,
     body: &'a Bytes,
-    /// The answer if the letter cannot be kept. Its name is also the dead letter's reason.
+    /// The answer if the letter cannot be kept. The answer's name is also the letter's reason.
     otherwise: Disposition,
 }
 

@@ -62,7 +62,7 @@ pub(super) enum Disposition {
     TooSlow,
     /// The body is too large.
     TooLarge,
-    /// The receiver has no usable secret: a fault on this side.
+    /// The receiver has no usable secret, which is not the sender's fault.
     NoSecret,
 }
 
@@ -140,7 +140,7 @@ impl Disposition {
         }
     }
 
-    /// The text for the peer: the outcome of an acknowledged delivery, otherwise no more than the
+    /// The text for the peer: the outcome of an acknowledged delivery, otherwise only what the
     /// status says.
     fn text(self) -> &'static str {
         match self.status() {

@@ -8,7 +8,7 @@ use crate::{
     telemetry,
 };
 
-/// The health of a receiver or worker. `Display` writes one line for people.
+/// The health of a receiver or worker. `Display` writes one line for operators.
 ///
 /// Use it for a *readiness* probe. A process whose store is unreachable is not ready, but a restart
 /// would not help, so do not use it for a liveness probe.
@@ -105,10 +105,10 @@ impl Receiver {
     ///
     /// - The write probe creates a record under the empty endpoint name and forgets it. In a
     ///   ledger, it claims the record; in an inbox, it appends it (a queue only checks its ledger).
-    ///   All receivers and workers of the process that use clones of one store in the same way
-    ///   share this probe.
-    /// - The backlog probe counts the waiting events of this endpoint. Only clones of this receiver
-    ///   share it.
+    ///   The receivers and workers of a process share this probe if they use clones of one store,
+    ///   either all as a ledger or all as an inbox.
+    /// - The backlog probe counts the waiting events of this endpoint. It is only shared by clones
+    ///   of this receiver.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -117,7 +117,7 @@ impl Receiver {
         shared.log.tick(&shared.endpoint);
         let (in_flight, draining) = (shared.places.working(), shared.places.is_draining());
         let health = Health::ask(&shared.probes, &shared.endpoint, draining, in_flight).await;
-        // With an inline receiver only replayed events can wait, so an empty backlog is not shown.
+        // With an inline receiver, only replayed events can wait, so an empty backlog is omitted.
         let inline = matches!(shared.mode, Mode::Inline(_));
         let backlog = health
             .backlog

@@ -113,9 +113,9 @@ impl Receiver {
         answer.response()
     }
 
-    /// Runs the work detached from the request, so that the sender may hang up: work that does not
-    /// finish at once becomes a task. The work holds its permit until it ends. `Err` is the answer
-    /// if the work was not started or did not finish.
+    /// Runs the work detached from the request, so that the sender may hang up. The work becomes a
+    /// task, unless it finishes on its first poll and no runtime is set. It holds its permit until
+    /// it ends. `Err` is the answer if the work was not started or did not finish.
     pub(super) async fn run_detached<W>(
         &self,
         work: impl FnOnce(InFlightPermit) -> W,
@@ -135,8 +135,8 @@ impl Receiver {
             return self.finished(runtime.spawn(work(place)).await.map_err(|e| e.to_string()));
         }
         let mut work = Box::pin(work(place));
-        // Work that never waits is done after the first poll; a task would double its cost. Nothing
-        // can drop the work between that poll and the task.
+        // Work that never waits is done after the first poll; a task would double its cost. There
+        // is no await between that poll and the task, so the work cannot be dropped in between.
         let first =
             poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))))
                 .await;
@@ -148,12 +148,12 @@ impl Receiver {
         self.finished(done)
     }
 
-    /// The answer of detached work, which ends without one if it was ended from outside.
+    /// The answer of detached work. There is none if the work panicked or its runtime ended: this
+    /// is logged, and the delivery is answered as failed.
     fn finished(&self, done: Result<Disposition, String>) -> Result<Disposition, Disposition> {
         let shared = &self.shared;
         done.map_err(|error| {
-            // Panics of handlers are caught elsewhere. This is the end of the runtime, or a bug in
-            // this crate.
+            // Panics of handlers are caught elsewhere, so a panic here is a bug in this crate.
             shared.log.write("the work on an event did not finish", "panic", |left_out| {
                 tracing::error!(endpoint = %shared.endpoint, error, left_out, "the work on an event did not finish");
             });

@@ -31,9 +31,9 @@ pub enum Ingested {
     Unhandled,
     /// The event was given up: kept as a dead letter, or dropped as configured.
     Dead,
-    /// The event was not accepted. Ingest it again after `retry_after`. This does not help if the
-    /// outcome is `content_refused`: the store refuses the event's content, and has kept no dead
-    /// letter.
+    /// The event was not accepted. Ingest it again after `retry_after`, unless the outcome is
+    /// `content_refused`: the store then refuses the event's content and has kept no dead letter,
+    /// so another attempt does not help.
     NotAccepted {
         /// The outcome's name, as in logs and metrics: `failed`, `in_flight`, `store_down`, …
         outcome: &'static str,
@@ -51,8 +51,8 @@ impl Receiver {
     /// difference is counted. An event without an envelope, as in AuthPI's log, is not compared,
     /// since its bytes differ from those of a delivery.
     ///
-    /// Counts towards [`max_in_flight`](super::ReceiverBuilder::max_in_flight). Once polled,
-    /// dropping the future does not cancel the work.
+    /// Counts towards [`max_in_flight`](super::ReceiverBuilder::max_in_flight). If the future is
+    /// dropped after it was polled, handling continues.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.

@@ -7,12 +7,15 @@
 //! ```
 //!
 //! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`. In axum, mount it
-//! with `route_service`. Any other framework that uses `http` types can call [`Receiver::receive`].
-//! Only authentic deliveries reach handlers, ledger keys and logs.
+//! with `route_service`. The [guide to web
+//! frameworks](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/frameworks/) shows how to mount
+//! it in others. Any code that has an `http::Request` can call [`Receiver::receive`]. The content
+//! of a delivery reaches handlers, ledger keys and logs only after it was verified.
 //!
-//! **Handling is detached.** From the claim on, it runs in its own task: a sender that hangs up
-//! cancels nothing. A receiver therefore needs a running tokio runtime with its timer enabled.
-//! [`Receiver::drain`] waits for the tasks that are still running.
+//! **Handling is detached.** Once a delivery is verified, it is handled in a task of its own,
+//! unless that finishes at once. So a sender that hangs up cancels nothing. A receiver therefore
+//! needs a running tokio runtime with its timer enabled. [`Receiver::drain`] waits for the tasks
+//! that are still running.
 //!
 //! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event.
 //! 5xx asks AuthPI to retry. 4xx says that the same request would be refused again, with three
@@ -73,11 +76,12 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The default time limit for a body.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Receives AuthPI's deliveries for one endpoint. Cheap to clone; clones share all state.
+/// Receives AuthPI's deliveries for one endpoint. Cheap to clone. Clones share everything except
+/// the runtime of [`on_runtime`](Self::on_runtime).
 #[derive(Clone)]
 pub struct Receiver {
     shared: Arc<Shared>,
-    /// Where the work runs; the current runtime if there is none.
+    /// Where the work runs. `None` for the runtime of the caller.
     runtime: Option<Handle>,
 }
 
@@ -152,8 +156,8 @@ impl Receiver {
         ReceiverBuilder::inline(endpoint.into(), verifier, Arc::new(ledger), handlers)
     }
 
-    /// A receiver that stores a delivery and answers as soon as it is durable. A
-    /// [`Worker`](crate::worker::Worker) of the same `endpoint` handles it.
+    /// A receiver that stores each event and answers as soon as the event is durable. A
+    /// [`Worker`](crate::worker::Worker) of the same `endpoint` handles the event.
     ///
     /// Use it for handlers that take longer than AuthPI waits for an answer (AuthPI does not
     /// document how long that is), and for events that have to be handled in order.
@@ -165,11 +169,11 @@ impl Receiver {
         ReceiverBuilder::inbox(endpoint.into(), verifier, Arc::new(inbox))
     }
 
-    /// Runs the work on events on this runtime, instead of the runtime that
-    /// [`receive`](Self::receive) is called on. It applies to this clone and to clones of it.
+    /// Handles events on `runtime`, instead of the runtime on which [`receive`](Self::receive) or
+    /// [`ingest`](Self::ingest) is called. Applies to this clone and to later clones of it.
     ///
-    /// For servers whose runtimes may end before the work does. actix-web has one runtime for each
-    /// worker thread, and drops them when it stops.
+    /// Use it with a server whose runtime may end before handlers do. For example, actix-web has a
+    /// runtime for each worker thread, and drops these runtimes when it stops.
     #[must_use]
     pub fn on_runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
@@ -187,8 +191,8 @@ impl Receiver {
     ///
     /// Deliveries that wait for another worker's outcome are answered with 503 at once.
     ///
-    /// Handlers time out, so this ends as long as the ledger answers. To be safe, put a timeout
-    /// around it.
+    /// Handlers time out, so this returns unless the ledger hangs. To be safe, put a timeout around
+    /// it.
     pub async fn drain(&self) {
         self.shared.places.drain().await;
         self.shared.log.flush(&self.shared.endpoint);

@@ -19,7 +19,7 @@ use crate::{
     ledger::{AnyInbox, Appended, Digest, EventKey, LedgerError, LedgerErrorKind},
 };
 
-/// How long ago the delivery was signed; zero if that is in the future.
+/// How long ago the delivery was made, by its signed body; zero if that is in the future.
 pub(super) fn age(now: Timestamp, event: &Event) -> Duration {
     Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
 }
@@ -122,7 +122,7 @@ impl Shared {
                 self.refuse(claimed.key, &error.chain(), Disposition::ContentRefused)
             }
             Finished::LeaseLost => Disposition::LeaseLost { retry_after },
-            // The work is done: a retry would certainly repeat it.
+            // The handler has done its work: a retry would certainly repeat it.
             Finished::StoreDown
                 if self.settings.store_failure == StoreFailure::HandleAnyway
                     && matches!(
@@ -136,7 +136,7 @@ impl Shared {
         }
     }
 
-    /// Decides about a failed attempt.
+    /// Decides what happens to the event of a failed attempt.
     fn resolve_failure(&self, failure: Failure) -> Resolution {
         if !failure.is_terminal() {
             return Resolution::Retry(failure);
@@ -183,7 +183,7 @@ impl Shared {
         error: &LedgerError,
     ) -> Disposition {
         let store_down = self.store_down(error);
-        // A handler with a transaction needs the store in any case.
+        // A handler with a transaction cannot run without the store.
         if self.settings.store_failure != StoreFailure::HandleAnyway || route.commits() {
             return store_down;
         }
