@@ -31,8 +31,9 @@ impl Claimed<'_> {
     /// The exception is a handler whose transaction is being committed. The commit checks the token
     /// itself, and a concurrent renewal can find the record completed before the commit returns.
     ///
-    /// `permit` is for the handler's transaction. If the handler needs one and `permit` is `None`,
-    /// this waits for a permit while it renews the lease. The handler's timeout starts afterwards.
+    /// `permit` is for the handler's transaction. If the handler needs a permit and `permit` is
+    /// `None`, this waits for one while it renews the lease. The handler's timeout then starts
+    /// after the wait.
     pub(crate) async fn run(
         &self,
         route: &Route,

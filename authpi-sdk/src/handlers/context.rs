@@ -36,7 +36,7 @@ pub(crate) struct AttemptState {
     pub(crate) ended: Ended,
     /// Whether the handler has returned and its transaction is being committed.
     committing: AtomicBool,
-    /// For the handler's transaction. Taken when the transaction begins.
+    /// The permit for the handler's transaction. Taken when the transaction begins.
     permit: Mutex<Option<TransactionPermit>>,
 }
 
@@ -121,8 +121,8 @@ impl<S> Context<S> {
         &self.state
     }
 
-    /// The number of this attempt at the event, from 1. It is 0 if the event could not be claimed
-    /// and the receiver handles it anyway
+    /// The number of this attempt, from 1. It is 0 if the event could not be claimed and the
+    /// receiver handles it anyway
     /// ([`HandleAnyway`](crate::receiver::StoreFailure::HandleAnyway)).
     pub fn attempt(&self) -> u32 {
         self.work.token.map_or(0, |token| token.attempt)
@@ -139,8 +139,8 @@ impl<S> Context<S> {
         self.work.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when the attempt has ended, for any reason: the handler returned, it timed out, or
-    /// its lease was lost. Tasks that the handler has spawned can use it to stop.
+    /// Resolves when the attempt has ended, for any reason: the handler returned or timed out, or
+    /// its lease was lost. Tasks that the handler has spawned can await it to know when to stop.
     pub async fn closed(&self) {
         self.work.ended.wait().await;
     }
@@ -162,7 +162,7 @@ impl<S> Context<S> {
     /// and the event's id; if the result would not fit, it is hashed as by [`EventKey::bounded`].
     pub fn idempotency_key(&self) -> String {
         let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
-        // The length prevents that two pairs of names have the same key.
+        // With the length, two different pairs of names cannot have the same key.
         let key = format!("{}:{endpoint}:{event_id}", endpoint.len());
         match EventKey::bounded(&key) {
             Cow::Borrowed(_) => key,

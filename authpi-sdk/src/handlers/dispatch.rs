@@ -20,8 +20,8 @@ const ENDPOINT: &str = "dispatch";
 const LEASE: Duration = Duration::from_mins(1);
 
 impl<S: Send + Sync + 'static> Handlers<S> {
-    /// Handles one event, without HTTP and without a ledger: attempt 1, timeout 10 s. For tests of
-    /// handlers.
+    /// Handles one event, without HTTP and without a ledger, as attempt 1 with a timeout of 10 s.
+    /// For tests of handlers.
     ///
     /// Handlers that take a [`Tx`](crate::ledger::Tx) need a store:
     /// [`dispatch_in`](Self::dispatch_in).
@@ -52,8 +52,8 @@ impl<S: Send + Sync + 'static> Handlers<S> {
 }
 
 impl<S: Send + Sync + 'static, L: Transactional> Handlers<S, L> {
-    /// Handles one event, without HTTP, with transactions in `store`: attempt 1, timeout 10 s. For
-    /// tests of handlers, against a test database.
+    /// Handles one event, without HTTP, with transactions in `store`, as attempt 1 with a timeout
+    /// of 10 s. For tests of handlers, against a test database.
     ///
     /// The event is claimed under the endpoint name `dispatch`. An earlier record under that name
     /// is deleted first. A handler's transaction commits together with the completion of the claim,

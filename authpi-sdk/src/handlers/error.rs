@@ -52,11 +52,11 @@ impl HandlerError {
         }
     }
 
-    /// Delays the next attempt by at least `pause`. No effect on a terminal error.
+    /// Delays the next attempt by at least `pause`. Has no effect on a terminal error.
     ///
-    /// An inline receiver also sends it to AuthPI as `Retry-After`, in whole seconds rounded up.
-    /// Without it, an inline receiver sends its own [`retry_after`], and a worker uses its
-    /// [`backoff`](crate::worker::WorkerBuilder::backoff).
+    /// An inline receiver also sends the pause to AuthPI as `Retry-After`, rounded up to whole
+    /// seconds. If no pause is set, an inline receiver sends its own [`retry_after`], and a worker
+    /// uses its [`backoff`](crate::worker::WorkerBuilder::backoff).
     ///
     /// [`retry_after`]: crate::receiver::ReceiverBuilder::retry_after
     #[must_use]
@@ -151,7 +151,7 @@ impl fmt::Display for HandlerError {
     }
 }
 
-/// Marks the error of a `Result` as terminal: no retry can help. [`HandlerError::terminal`]
+/// Marks the error of a `Result` as terminal: no retry can fix it. [`HandlerError::terminal`]
 /// describes what happens to the event.
 ///
 /// Works on every error that `?` accepts in a handler: any [`Error`], `anyhow::Error`, a boxed

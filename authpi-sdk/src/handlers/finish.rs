@@ -1,5 +1,5 @@
 //! The end of an attempt: what the ledger records, and what is logged and counted. Receivers and
-//! workers share it, so both write the same log lines and metrics.
+//! workers share this code, so both write the same log lines and metrics.
 //!
 //! ```text
 //! Outcome -> resolve -> Resolution -> Claimed::finish -> Finished
@@ -66,7 +66,7 @@ impl Failure {
     }
 }
 
-/// How recording a resolution went.
+/// The result of recording a resolution.
 pub(crate) enum Finished {
     /// The ledger has recorded it.
     Recorded,
@@ -81,7 +81,8 @@ pub(crate) enum Finished {
 }
 
 impl Outcome {
-    /// The resolution of an attempt, or its failure, which the caller decides about.
+    /// The resolution of an attempt. If it failed, returns the failure, and the caller decides
+    /// between a retry and giving up.
     pub(crate) fn resolve(self, lag: impl FnOnce() -> Duration) -> Result<Resolution, Failure> {
         let (reason, error, retry_after) = match self {
             Self::Handled => return Ok(Resolution::Handled { lag: lag() }),
@@ -219,7 +220,7 @@ impl Claimed<'_> {
         }
     }
 
-    /// Logs the error of an attempt that the ledger could not record, since it is not kept anywhere
+    /// Logs the error of an attempt that the ledger could not record. The error is kept nowhere
     /// else.
     fn report_unrecorded(&self, resolution: &Resolution) {
         let attempt = self.token.attempt;
@@ -252,7 +253,7 @@ impl Claimed<'_> {
     }
 }
 
-/// Logs a failed attempt, without counting it: the caller counts it, if the outcome is known.
+/// Logs a failed attempt, without counting it.
 fn log_failure(key: &EventKey, attempt: u32, reason: &'static str, error: &str, log: &LogLimit) {
     log.write("a handler failed", reason, |left_out| {
         tracing::warn!(

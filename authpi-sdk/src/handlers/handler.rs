@@ -65,7 +65,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handler<S, L> {
         }
     }
 
-    /// The same handler for a store that supports it.
+    /// The same handler, for another type of store that can run it.
     pub(super) fn retarget<T: SupportsHandlers<L>>(self) -> Handler<S, T> {
         let Self { run, permits } = self;
         Handler {
@@ -166,7 +166,8 @@ impl Route {
         (self.start)(event, attempt)
     }
 
-    /// Whether the handler completes its claim itself, so that it cannot run without one.
+    /// Whether the handler completes its claim in its own transaction. Such a handler cannot run
+    /// without a claim.
     pub(crate) fn commits(&self) -> bool {
         self.commits
     }

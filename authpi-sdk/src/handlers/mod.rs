@@ -2,12 +2,13 @@
 //!
 //! [`Handlers`] is the registry. It selects one handler per event: by exact type, else by the
 //! longest prefix, else the fallback. A handler is an async function of an
-//! [`Event`](crate::event::Event) and a [`Context`]; its argument names the event type. It returns
-//! a [`HandlerResult`]. After an error, the event is retried, unless [`Terminal::terminal`] marks
-//! the error. A panic or a timeout counts as an error.
+//! [`Event`](crate::event::Event) and a [`Context`]. The type of its first argument, such as
+//! `Event<UserCreated>`, selects the event type. A handler returns a [`HandlerResult`]. After an
+//! error, the event is retried, unless [`Terminal::terminal`] marks the error. A panic or a timeout
+//! counts as an error.
 //!
-//! A handler must not block its thread. Otherwise, neither its timeout nor the renewal of its lease
-//! works, and another worker may handle the event at the same time. Run blocking code in
+//! A handler must not block its thread. While it does, neither its timeout nor the renewal of its
+//! lease works, and another worker may handle the event at the same time. Run blocking code in
 //! `tokio::task::spawn_blocking`.
 //!
 //! ```

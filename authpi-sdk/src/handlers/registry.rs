@@ -34,7 +34,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
 }
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> {
-    /// Registers a handler for the event type that its argument names.
+    /// Registers a handler for the event type of its first argument, such as `Event<UserCreated>`.
     ///
     /// Two handlers for one type are an error, reported by [`check`](Self::check) and when a
     /// receiver or worker is built.
@@ -58,7 +58,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     /// Registers a handler for each event type that begins with `prefix` (`"organization."`) and
-    /// has no handler of its own. Of several prefixes the longest wins.
+    /// has no handler of its own. If several prefixes match, the longest one wins.
     pub fn on_prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -83,8 +83,9 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// The transaction begins before the handler runs. The time that this takes counts towards the
     /// handler's timeout.
     ///
-    /// Each transaction needs a permit. The store has a permit for each concurrent transaction that
-    /// it has room for ([`Transactional::permits`]), and handlers wait for one in a fair queue:
+    /// Each transaction needs a permit. The number of a store's permits is the number of its
+    /// concurrent transactions ([`Transactional::permits`]). Handlers wait for a permit in a fair
+    /// queue:
     ///
     /// - An inline receiver first waits for a permit, then claims the event. The wait counts
     ///   towards the handler's timeout.
@@ -93,8 +94,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// - A worker that also has other handlers first leases the event, then waits for a permit
     ///   while it renews the lease. The wait does not count.
     ///
-    /// Requires the transactional store that the handler's argument names. A receiver or worker
-    /// with any other store does not compile.
+    /// Requires the store that the handler's `Tx` names. A receiver or worker with any other store
+    /// does not compile.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]
@@ -176,8 +177,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// The event types that this version of the SDK knows and no handler is registered for. A
-    /// receiver acknowledges their events without handling them. Useful to print at start-up.
+    /// The event types that this version of the SDK knows, but that have no handler. Their events
+    /// are acknowledged without being handled. Useful to print at start-up.
     pub fn unhandled_types(&self) -> Vec<EventType> {
         EventType::ALL
             .iter()
@@ -228,7 +229,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         }
     }
 
-    /// The handler of one event type, bound to a store without a permit for transactions.
+    /// The handler of one event type, bound to a store. Its transactions need no permit.
     pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<Route> {
         let handler = self.by_type.find(event_type)?;
         Some(handler.bind(&self.state, store, None, self.strict_payloads))
@@ -274,7 +275,7 @@ impl<S, L> fmt::Debug for Handlers<S, L> {
     }
 }
 
-/// Why a registry is refused.
+/// Why a registry is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandlersError {

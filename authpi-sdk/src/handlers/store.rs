@@ -9,7 +9,7 @@ pub struct AnyStore;
 /// A ledger that can run [`Handlers`](super::Handlers) of the store `H`.
 ///
 /// Every ledger can run handlers of [`AnyStore`]. Handlers that take a [`Tx`](crate::ledger::Tx)
-/// run only with the store of that `Tx`; with any other ledger, they do not compile.
+/// require the store of that `Tx` as the ledger; with any other ledger, they do not compile.
 pub trait SupportsHandlers<H>: Ledger {
     /// The store in which the handlers begin their transactions.
     #[doc(hidden)]
