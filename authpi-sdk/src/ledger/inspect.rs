@@ -1,8 +1,8 @@
 //! Reading a store without changing it, for operators' tools.
 //!
-//! An [`Inspector`] is a separate handle from the [`Ledger`](super::Ledger). Opening it creates and
-//! migrates nothing, and none of its methods writes. It does not disturb a service that uses the
-//! store at the same time.
+//! An [`Inspector`] is a separate handle from the [`Ledger`](super::Ledger). Opening one neither
+//! creates nor migrates anything, and none of its methods writes. It does not disturb a service
+//! that uses the store at the same time.
 //!
 //! ```no_run
 //! # #[cfg(feature = "sqlite")]
@@ -32,8 +32,8 @@
 //! # }
 //! ```
 //!
-//! `None` means that a value does not apply or that the store does not know it; each field says
-//! which. If a store cannot answer at all, the method fails.
+//! `None` means that a value does not apply, or that the store does not know it: see each field. If
+//! a store cannot answer at all, the method fails.
 
 use std::{borrow::Cow, convert::Infallible, fmt, future::Future, str::FromStr, time::Duration};
 
@@ -47,8 +47,9 @@ use super::{Backlog, EventKey, LedgerError, RecordState};
 /// A record is shown until the store has pruned it, which may be some time after its retention.
 ///
 /// # Errors
-/// Each method fails with [`InspectError`] when the store cannot be reached or refuses, when it was
-/// removed, replaced or migrated since it was opened, and when it cannot answer.
+/// Each method fails with [`InspectError`] when the store cannot be reached or refuses, when the
+/// store was removed, replaced or migrated after the inspector was opened, and when the store
+/// cannot answer.
 pub trait Inspector: Send + Sync + 'static {
     /// The names of the endpoints that have records, sorted.
     fn endpoints(&self) -> impl Future<Output = Result<Vec<String>, InspectError>> + Send;
@@ -59,8 +60,8 @@ pub trait Inspector: Send + Sync + 'static {
         key: &EventKey,
     ) -> impl Future<Output = Result<Option<RecordView>, InspectError>> + Send;
 
-    /// A page of an endpoint's records, newest first if the store has times:
-    /// [`RecordPage::newest_first`].
+    /// A page of an endpoint's records. [`RecordPage::newest_first`] says whether the list is
+    /// ordered.
     fn list(
         &self,
         filter: &Filter,
@@ -101,8 +102,8 @@ pub struct RecordView {
     /// no times.
     #[serde(serialize_with = "as_rfc3339")]
     pub finished_at: Option<Timestamp>,
-    /// Whether redeliveries are compared with the content of the first delivery. Not if the event
-    /// did not come as a delivery. `None` if the store does not know it.
+    /// Whether redeliveries are compared with the content of the first delivery. `false` if the
+    /// event was not first received as a delivery. `None` if the store does not know it.
     pub compared: Option<bool>,
     /// Whether the store has the event's body. `None` if the store does not know it.
     pub body_kept: Option<bool>,
@@ -149,7 +150,7 @@ pub struct Filter {
 impl Filter {
     /// The default of [`limit`](Self::limit).
     pub const DEFAULT_LIMIT: u32 = 100;
-    /// The largest [`limit`](Self::limit).
+    /// The maximum of [`limit`](Self::limit).
     pub const MAX_LIMIT: u32 = 1_000;
 
     /// All records of this endpoint.
@@ -229,8 +230,8 @@ pub struct RecordPage {
     pub records: Vec<RecordView>,
     /// Where the next page begins. `None` if this is the last one.
     pub next: Option<Cursor>,
-    /// Whether the whole list is ordered by [`RecordView::first_claimed_at`], newest first. It has
-    /// no order if the store keeps no times, or merges the list from several sources.
+    /// Whether the whole list is ordered by [`RecordView::first_claimed_at`], newest first. If not,
+    /// it has no order: the store keeps no times, or merges the list from several sources.
     pub newest_first: bool,
 }
 
@@ -262,7 +263,8 @@ pub struct Status {
     pub leases_in_flight: Option<u64>,
     /// How many dead letters are kept. `None` if the store keeps none.
     pub dead_letters: Option<u64>,
-    /// The events that wait for a worker or are with one. `None` if the store is not an inbox.
+    /// The events that wait for a worker or are being handled by one. `None` if the store is not an
+    /// inbox.
     #[serde(serialize_with = "as_backlog")]
     pub inbox: Option<Backlog>,
 }
@@ -338,9 +340,9 @@ pub enum InspectErrorKind {
     Denied,
     /// The store has no index for this question. It can answer if the inspector is allowed to scan.
     NeedsScan,
-    /// A scan has reached its limit before it was complete.
+    /// A scan reached its limit before it was complete.
     ScanLimit,
-    /// The cursor is not one of this store.
+    /// The cursor is not from a list of this store.
     InvalidCursor,
     /// The store failed or cannot be reached; the [`source`](std::error::Error::source) is a
     /// [`LedgerError`].

@@ -8,8 +8,8 @@
 //! Check-then-mark lets two workers through. The receiver *claims* an event instead: a claim is one
 //! atomic step that grants a lease, or reports the state of the event. The worker renews the lease
 //! while it handles the event, and ends it with [`complete`](Ledger::complete) or
-//! [`release`](Ledger::release). The lease of a worker that dies expires. If another worker has
-//! claimed the event meanwhile, the token of the slow worker is stale ([`LeaseStatus::Lost`]).
+//! [`release`](Ledger::release). If a worker dies, its lease expires, and another worker can claim
+//! the event. If the first worker was only slow, its token is then stale ([`LeaseStatus::Lost`]).
 //!
 //! The implementations are in [`stores`](crate::stores).
 
@@ -53,9 +53,9 @@ pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Trans
 ///
 /// The endpoint is part of the key, so equal ids at two endpoints never collide.
 ///
-/// A key is bounded. An id of more than 255 bytes, with control characters, or that begins with
-/// `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, the same in
-/// every store. A key made from the original id therefore always finds the record.
+/// A key is bounded. An id that has more than 255 bytes or control characters, or begins with
+/// `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, in the same way
+/// in every store. A key made from the original id therefore always finds the record.
 ///
 /// ```
 /// # use authpi_sdk::ledger::EventKey;
@@ -82,8 +82,8 @@ impl EventKey {
     /// The prefix of a hashed id.
     const HASHED: &str = "sha256:";
 
-    /// A key from the event's original id, for operators' tools such as one that
-    /// [forgets](Ledger::forget) a record. Receivers take the id from a verified event only.
+    /// A key from the event's original id. Receivers only take the id from a verified event. An
+    /// operators' tool may use any id, for example to [forget](Ledger::forget) its record.
     pub fn new(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
         let event_id = event_id.into();
         let hashed = match Self::bounded(&event_id) {
@@ -96,8 +96,8 @@ impl EventKey {
         }
     }
 
-    /// A key from the id that a store, a log line or a dead letter shows, which may be a hash. For
-    /// operators, and for stores that read back an [`event_id`](EventKey::event_id).
+    /// A key from the id in a store, a log line or a dead letter, which may be a hash. For
+    /// operators' tools, and for stores that read back an [`event_id`](EventKey::event_id).
     pub fn from_stored(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
         let event_id = event_id.into();
         let is_hash = event_id.strip_prefix(Self::HASHED).is_some_and(|hash| {
@@ -127,8 +127,8 @@ impl EventKey {
     }
 
     /// The form in which an id or an ordering key is kept: unchanged, or as `sha256:<hex>` if it
-    /// has more than 255 bytes or control characters, or begins with `sha256:`. A key does this to
-    /// its event's id; an [`Inbox`] has to do it to the ordering keys that it stores.
+    /// has more than 255 bytes or control characters, or begins with `sha256:`. A key already
+    /// contains the id in this form. An [`Inbox`] has to convert the ordering keys that it stores.
     pub fn bounded(name: &str) -> Cow<'_, str> {
         let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
         let plain = name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
@@ -182,7 +182,8 @@ impl EventKey {
     }
 }
 
-/// Proof of a claim: the attempt's number and 64 random bits, compared for equality.
+/// Proof of a claim: the attempt's number and 64 random bits. A step with a token other than the
+/// record's changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// Which attempt this is, from 1.
@@ -195,8 +196,8 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
-    /// The caller now holds the record. It should complete or release it; otherwise, the lease
-    /// expires.
+    /// The caller now holds the record. It should complete or release the record; otherwise, the
+    /// lease expires.
     Granted {
         /// Required for every further step.
         token: Token,
@@ -231,8 +232,8 @@ pub enum Claim {
 pub enum Completion {
     /// The event was handled.
     Handled,
-    /// The event was given up and is not retried. A ledger that keeps dead letters keeps it for
-    /// inspection.
+    /// The event was given up and is not retried. A ledger that keeps dead letters keeps its body
+    /// for inspection.
     Dead {
         /// The reason, as one line without payload.
         reason: String,
@@ -261,8 +262,8 @@ impl fmt::Debug for Completion {
 pub enum LeaseStatus {
     /// The lease is held, and the step took place.
     Held,
-    /// The lease was lost: it expired and another worker took over, or the record was forgotten.
-    /// Nothing was changed.
+    /// The token is not valid any more, and nothing was changed: another worker took over after the
+    /// lease had expired, the claim was ended before, or the record was forgotten.
     Lost,
 }
 
@@ -279,8 +280,8 @@ pub enum LeaseStatus {
 ///
 /// # Errors
 /// Each step fails with [`LedgerError`] when the store cannot be reached or refuses. The state of
-/// the record is then unknown. A step must fail within seconds, because a delivery waits for it and
-/// counts towards the receiver's limit of deliveries in progress.
+/// the record is then unknown. A step must not hang, but fail within seconds: the delivery that
+/// waits for it counts towards the receiver's limit of deliveries in progress.
 pub trait Ledger: Send + Sync + 'static {
     /// Claims the record for `lease`. Creates it if there is none, and takes it over if its lease
     /// or pause has ended.
@@ -336,13 +337,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// replayed after its record was pruned.
     fn retention(&self) -> Duration;
 
-    /// The time on the store's own clock, if the store is a server with one. `None`, the default,
-    /// for a store that uses this machine's clock, and for one that cannot report its time.
+    /// The time on the store's own clock, if the store is a server. `None`, the default, for a
+    /// store that uses this machine's clock, and for a server that cannot report its time.
     ///
-    /// It confirms or refutes this machine's clock when an age has to be judged: in a receiver, if
-    /// a delivery seems to be older than [`retention`](Ledger::retention); in a worker, if an event
-    /// seems to be older than its maximum age; and when reconciling, if the log would be read from
-    /// before the retention. If this machine's clock is wrong, every event seems to be that old.
+    /// If this machine's clock is wrong, every event may seem to be too old. So this time is
+    /// compared with it in three cases: a receiver gets a delivery that seems to be older than
+    /// [`retention`](Ledger::retention); a worker gets an event that seems to be older than its
+    /// maximum age; or reconciling would read the log from before the retention.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
     }
@@ -356,9 +357,9 @@ pub trait Ledger: Send + Sync + 'static {
         probe::check_write(self)
     }
 
-    /// Whether the store works but cannot take a step at present: no connection is free, or a
-    /// handler's transaction holds its only writer. Called when a health probe times out. The
-    /// default is `false`.
+    /// Whether the store works but cannot run a step at present: no connection is free, or a
+    /// handler's transaction holds the store's only writer. Called when a health probe times out.
+    /// The default is `false`.
     fn is_busy(&self) -> bool {
         false
     }
@@ -366,8 +367,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// The events that wait in the store for a worker of this endpoint, such as replayed dead
     /// letters. `None`, the default, for a store that is not an [`Inbox`].
     ///
-    /// An inline receiver shows them in its health. It only handles deliveries, so a replayed event
-    /// needs a worker or a redelivery.
+    /// An inline receiver reports them in its [`health`](crate::receiver::Health). It only handles
+    /// deliveries, so a replayed event needs a worker or a redelivery.
     fn waiting(
         &self,
         endpoint: &str,
