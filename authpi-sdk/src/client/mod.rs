@@ -18,12 +18,12 @@
 //! returns an error, never a panic, if one is invalid. A client is cheap to clone, and its clones
 //! share connections.
 //!
-//! The operations are methods of [`Client::webhooks`] and [`Client::events`]; [`Client::whoami`] is
-//! one too. Each returns a [`Call`]. A call takes options, such as a timeout, a retry policy, an
-//! idempotency key or an ETag, and is sent when it is awaited:
+//! The operations are [`Client::whoami`] and the methods of [`Client::webhooks`] and
+//! [`Client::events`]. Each returns a [`Call`], which takes options: a timeout, a retry policy, an
+//! idempotency key, an ETag and others. Nothing happens until the call is awaited. Then:
 //!
 //! 1. The client checks the arguments.
-//! 2. It looks up the account, if that is not known yet.
+//! 2. It looks up the account, if the account is not known yet.
 //! 3. It sends the request. After a failure, it retries if that is safe and may help ([`retry`]).
 //!    One deadline covers all attempts.
 //! 4. It returns a value or an [`Error`]. The error says whether the server may have acted, how
@@ -88,7 +88,7 @@
 //! # What it does not do
 //!
 //! The client does not follow redirects, since a credential must not be sent to an address that is
-//! not configured. It does not retry a call that might then be performed twice: see [`retry`].
+//! not configured. It does not retry a call if it might then be performed twice: see [`retry`].
 
 pub(crate) mod api;
 pub(crate) mod transport;

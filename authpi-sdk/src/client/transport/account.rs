@@ -1,4 +1,4 @@
-//! Finds out who the caller is, and on which account it acts.
+//! Looks up who the caller is, and on which account it acts.
 
 use tokio::time::Instant;
 
@@ -53,7 +53,7 @@ impl Client {
             .await
     }
 
-    /// As [`account_id`](Self::account_id), with a call made by `ask`.
+    /// As [`account_id`](Self::account_id), with the lookup call that `ask` creates.
     pub(crate) async fn account_by(
         &self,
         ask: impl FnOnce() -> Call<WhoAmI>,

@@ -151,8 +151,9 @@ impl ClientBuilder {
         self
     }
 
-    /// The address of the API. Default: [`DEFAULT_BASE_URL`]. It must be `https`, or `http` on this
-    /// machine. It may have a path, but no user, query or fragment.
+    /// The address of the API. Default: [`DEFAULT_BASE_URL`]. It must be `https`, or `http` to this
+    /// machine (to others with [`allow_plain_http`](Self::allow_plain_http)). It may have a path,
+    /// but no user, query or fragment.
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
         self.base_url = Some(base_url.into());
         self
@@ -176,7 +177,9 @@ impl ClientBuilder {
     /// the call's time if that is less. Redeliveries, which wait for an endpoint's answer, have all
     /// of the call's time unless
     /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) is set.
-    /// Connecting may take at most 5 s of it, and at most three quarters.
+    ///
+    /// Connecting may take at most 5 s, and at most three quarters of this time limit or of
+    /// [`timeout`](Self::timeout), if that is shorter.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
@@ -205,13 +208,13 @@ impl ClientBuilder {
 
     /// Checks the settings and sets up TLS. Sends nothing.
     ///
-    /// With the feature `rustls`, the process's default provider is used. If there is none, ring is
-    /// installed as the default.
+    /// With the feature `rustls`, the client uses the process's default crypto provider. If there
+    /// is none, it installs ring as the default.
     ///
     /// # Errors
-    /// - There is not exactly one of API key, access token and token source, or it is invalid: an
-    ///   id that does not start with `key_`, id and secret in the wrong order, an empty value, or
-    ///   one that is not valid in a header.
+    /// - The number of credentials (API key, access token, token source) is not one.
+    /// - The credential is invalid: an id that does not start with `key_`, id and secret in the
+    ///   wrong order, an empty value, or a value that is not valid in a header.
     /// - The base URL, account id or user agent is invalid, or a timeout is zero.
     /// - The base URL is `https`, and this crate was built without the features `rustls` and
     ///   `native-tls`.

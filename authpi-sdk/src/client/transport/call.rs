@@ -103,8 +103,8 @@ impl<O: Operation> Call<O> {
     /// handler makes the call, or begins a new one.
     ///
     /// Headers that the client sends itself cannot be replaced: credential, user agent, host, and
-    /// the headers of the body and the connection. Idempotency key and `If-Match` have their own
-    /// options. With such a header, the call fails with an invalid argument.
+    /// the headers of the body and the connection. The idempotency key and `If-Match` have their
+    /// own options. A call with such a header fails: [`Error::is_invalid_argument`].
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.options.headers.insert(name, value);
         self
@@ -116,8 +116,8 @@ impl<O: Keyed> Call<O> {
     /// new random key.
     ///
     /// AuthPI keeps a key for 24 hours per account. The same call with the same key gets the stored
-    /// answer. It is assumed that this answer includes one-time secrets. Another call with the key
-    /// gets 422.
+    /// answer. It is assumed that this answer includes one-time secrets. A different call with the
+    /// key gets 422.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.options.idempotency_key = Some(key.into());
         self
@@ -125,12 +125,13 @@ impl<O: Keyed> Call<O> {
 }
 
 impl<O: Conditional> Call<O> {
-    /// Only performs the call if the resource still has this state; otherwise it fails with 412.
-    /// Without it, the state is not checked.
+    /// Only performs the call if the resource still has this state; otherwise, the call fails with
+    /// 412. Without this option, the state is not checked.
     ///
-    /// It also makes a `PATCH` or `DELETE` safe to retry: after the first attempt that took effect,
-    /// the ETag no longer matches. There is one exception: an ETag is a time in milliseconds, so
-    /// two changes within one millisecond have the same ETag, and the second is not detected.
+    /// The option also makes a `PATCH` or `DELETE` safe to retry: after the first attempt that took
+    /// effect, the ETag no longer matches. There is one exception: an ETag is a time in
+    /// milliseconds, so two changes within one millisecond have the same ETag, and the second is
+    /// not detected.
     pub fn if_match(mut self, etag: &ETag) -> Self {
         self.options.if_match = Some(etag.clone());
         self
@@ -163,7 +164,7 @@ impl<O: Paged> Call<O> {
 }
 
 impl Options {
-    /// The options for another call on behalf of this one: the same policy and headers.
+    /// The options for another call that this call needs: the same policy and headers.
     fn beside(&self) -> Self {
         Self {
             attempt_timeout: self.attempt_timeout,
@@ -290,8 +291,8 @@ pub(crate) mod sealed {
         type Wire: Send;
         /// The operation in AuthPI's description.
         const OPERATION: operations::Operation;
-        /// Whether AuthPI waits for an endpoint before it answers. Such an attempt has no time
-        /// limit, unless the caller sets one.
+        /// Whether AuthPI waits for an endpoint before it answers. An attempt then has no time
+        /// limit besides the call's, unless the caller sets one.
         const WAITS_FOR_AN_ENDPOINT: bool = false;
 
         /// # Errors
@@ -322,7 +323,7 @@ pub(crate) mod sealed {
             std::future::ready(Err(refused))
         }
 
-        /// Whether only its answer contains a new secret, and that answer cannot be fetched again.
+        /// Whether the answer contains a new secret that cannot be fetched again.
         fn shows_a_secret_once(&self) -> bool {
             false
         }
@@ -373,7 +374,7 @@ pub struct Recheck<'a> {
     client: &'a Client,
     options: &'a Options,
     deadline: Instant,
-    /// Whether the server may have acted on an attempt before the refused one.
+    /// Whether the server may have acted on an attempt before the last one.
     pub(crate) fate_unknown: bool,
 }
 
@@ -440,7 +441,7 @@ async fn attempts<O: Operation>(
     });
     let mut renewed = false;
     loop {
-        // Key and deadline belong to the call; everything below belongs to one attempt.
+        // All attempts share the key and the deadline. Everything below belongs to one attempt.
         let authorization = settings.credentials.authorization(deadline).await;
         let authorization = authorization
             .map_err(|error| attempts.over(error.under(key.clone()), RetryStop::Permanent))?;
@@ -460,8 +461,8 @@ async fn attempts<O: Operation>(
         let error = if error.is_unauthorized() && !renewed {
             match settings.credentials.replace(&authorization, deadline).await {
                 Ok(true) => {
-                    // Once, whatever the policy says: the server has not acted, and the new token
-                    // has not been tried.
+                    // Once per call, whatever the policy says: the server has not acted, and the
+                    // new token has not been tried.
                     renewed = true;
                     attempts.renewed(&error);
                     continue;
@@ -490,7 +491,8 @@ async fn attempts<O: Operation>(
     }
 }
 
-/// Whether performing the call twice has the same effect as performing it once.
+/// Whether the call may be sent again although the server may have acted: performing it twice has
+/// the same effect as performing it once, or the caller permits retries.
 fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
     let operation = O::OPERATION;
     match operation.method {

@@ -199,7 +199,8 @@ impl Error {
         self
     }
 
-    /// Adds the answer. The status of a refusal determines whether the server may have acted.
+    /// Adds the answer. If its status is not a success, the status determines whether the server
+    /// may have acted.
     pub(crate) fn answered(mut self, answer: Response) -> Self {
         if !answer.status.is_success() {
             self.0.complaint = ApiErrorBody::read(&answer.body);
@@ -248,8 +249,8 @@ impl Error {
         self
     }
 
-    /// The retry reason, if it is a transient failure of the transport or the server. Statuses
-    /// other than success are not considered.
+    /// The retry reason, if this is a transient failure of the transport: no connection, a broken
+    /// one, or an incomplete answer. Does not look at the status.
     pub(crate) fn fault(&self) -> Option<RetryReason> {
         match self.0.kind {
             Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => {
@@ -290,27 +291,30 @@ impl Error {
     ///   answer is not the expected one, or its status is a redirect, 408, 409 to a `POST` (the
     ///   same call may be in progress with the same idempotency key) or a 5xx.
     ///
-    /// If it is not known, the result is `true`, for example for an attempt whose timeout passed
-    /// while it was connecting.
+    /// If it is not known whether anything was sent, the result is `true`, for example if the
+    /// attempt's timeout passed while the client was connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
     }
 
-    /// The number of attempts: 0 if the call was not sent.
+    /// The number of attempts: 0 if nothing was sent. If the account could not be looked up
+    /// ([`operation`](Self::operation) is `me.get`), these are the attempts of the lookup.
     pub fn attempts(&self) -> u32 {
         self.0.attempts
     }
 
-    /// Why the client did not retry; `None` for a call that was not sent.
+    /// Why the client did not retry. `None` if there was nothing to decide, for example because an
+    /// argument is invalid.
     pub fn retry_stop(&self) -> Option<RetryStop> {
         self.0.no_more
     }
 
     /// The idempotency key of the call, if it was a POST.
     ///
-    /// If the server may have acted, the same call with this key
-    /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24 hours
-    /// returns the lost answer. It is only performed if it was not performed before.
+    /// If the server may have acted, repeat the same call with this key
+    /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24
+    /// hours. AuthPI then performs it only if it was not performed before, and otherwise returns
+    /// the lost answer.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
     }
@@ -376,7 +380,7 @@ impl Error {
 
     /// The call was not sent because no access token was available:
     /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or returned an
-    /// invalid token. The cause is its own error.
+    /// invalid token. The source's error is this error's [`source`](StdError::source).
     pub fn is_credential(&self) -> bool {
         matches!(self.0.kind, Kind::Credential(_))
     }
@@ -391,7 +395,7 @@ impl Error {
     ///
     /// AuthPI documents it as `invalid_request`, without saying how it differs from an invalid
     /// body. Assumed: its `fields` name the key, or there are none. Always `false` for a key that
-    /// the client created, since it never reuses one.
+    /// the client created, since the client never reuses a key.
     pub fn is_idempotency_key_reused(&self) -> bool {
         let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
         self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
@@ -448,9 +452,9 @@ impl Error {
         self.status().is_some_and(|status| status.is_server_error())
     }
 
-    /// How long to wait before the next attempt: from the body, otherwise from the `Retry-After`
-    /// header (seconds or a date). A number of seconds is rounded up to a whole number; if it is
-    /// too large, this is [`Duration::MAX`].
+    /// How long AuthPI asks to wait before the next attempt: from the body, otherwise from the
+    /// `Retry-After` header (seconds or a date). A fraction of a second is rounded up. A number
+    /// that is too large becomes [`Duration::MAX`].
     pub fn retry_after(&self) -> Option<Duration> {
         let answer = self.0.answer.as_ref()?;
         self.0
@@ -474,7 +478,8 @@ impl Error {
         self.0.complaint.reference.as_deref()
     }
 
-    /// Whether the same call may succeed later, if AuthPI says so.
+    /// Whether the same call may succeed later, according to AuthPI. `None` if the answer does not
+    /// say so.
     pub fn retryable(&self) -> Option<bool> {
         self.0.complaint.retryable
     }

@@ -9,8 +9,8 @@ use http::{HeaderMap, header};
 ///
 /// AuthPI documents strong ETags on single resources: the time of the last change in Unix
 /// milliseconds, in quotes. So two changes within one millisecond have the same ETag. Operations
-/// return it, for example in [`WithETag`](crate::client::transport::WithETag), and
-/// [`Call::if_match`](crate::client::transport::Call::if_match) takes it.
+/// return an ETag, for example in [`WithETag`](crate::client::transport::WithETag), and
+/// [`Call::if_match`](crate::client::transport::Call::if_match) takes one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ETag(String);
 

@@ -1,7 +1,8 @@
 //! One request and its answer.
 //!
-//! The generated client builds a [`Request`] and says how its answer is read; [`exchange`] sends
-//! it. The parts of the answer that have arrived are kept for the error, even if the time runs out.
+//! The generated client builds a [`Request`] and says how its answer is read. [`exchange`] sends
+//! the request. If the time runs out, the parts of the answer that have arrived are kept for the
+//! error.
 
 use std::{fmt, io};
 
@@ -33,7 +34,7 @@ pub struct Request<T> {
 /// The result of the generated client.
 pub(crate) type Built<T> = Result<Request<T>, NotBuilt>;
 
-/// A value is not valid in a header or URL. It is not kept, since it may be secret.
+/// A value is not valid in a header or URL. The error does not contain it, since it may be secret.
 #[derive(Debug)]
 pub struct NotBuilt;
 
@@ -249,11 +250,12 @@ fn proxy_fault(error: &reqwest::Error) -> Option<ProxyFault> {
 
 /// Whether connecting may succeed later: the network failed, not the configuration.
 ///
-/// rustls reports a TLS failure (an untrusted certificate, no TLS) as invalid data, the system's
-/// library as an error of its own. Failures of the network are I/O errors.
+/// rustls reports a TLS failure (an untrusted certificate, no TLS) as an I/O error of the kind
+/// `InvalidData`. The system's library reports it as another type of error. Failures of the network
+/// are I/O errors of other kinds.
 fn may_connect_later(error: &reqwest::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    // OpenSSL reports only in its text that the peer closed the connection.
+    // If the peer closed the connection, only the text of OpenSSL's error says so.
     if causes
         .clone()
         .any(|cause| cause.to_string() == "unexpected EOF")
@@ -261,7 +263,7 @@ fn may_connect_later(error: &reqwest::Error) -> bool {
         return true;
     }
     let faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
-    // Nested errors that `source` skips.
+    // I/O errors may contain others, which `source` skips.
     let nested = |fault| {
         std::iter::successors(Some(fault), |fault: &&io::Error| {
             fault.get_ref()?.downcast_ref()
@@ -283,7 +285,8 @@ fn may_connect_later(error: &reqwest::Error) -> bool {
 fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!("line {}, column {}", error.line(), error.column());
-    // The second form is that of `crate::json`, which names the member and what was expected.
+    // These texts contain no value. The second form is from `crate::json`: the member's name and
+    // what was expected.
     if text.starts_with("missing ") || text.starts_with('`') {
         text
     } else if let Some((_, expected)) = text.rsplit_once(", expected ") {

@@ -4,7 +4,7 @@
 
 use super::error::Error;
 
-/// What in `id` would change the path, if anything.
+/// Why `id` cannot be part of a path, if so.
 pub(crate) fn problem(id: &str) -> Option<&'static str> {
     if id.is_empty() {
         Some("is empty")
@@ -14,7 +14,7 @@ pub(crate) fn problem(id: &str) -> Option<&'static str> {
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     {
-        None // as AuthPI's are
+        None // AuthPI's ids have only these
     } else if id.contains(['/', '\\', '?', '#', '%']) {
         Some("must not contain / \\ ? # %")
     } else if id.chars().any(|c| c.is_control() || c.is_whitespace()) {

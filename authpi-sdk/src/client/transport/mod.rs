@@ -1,8 +1,8 @@
 //! How a call is made. `call.rs` connects the steps: the arguments are checked (`ids.rs`), the
 //! account is looked up (`account.rs`), the request is built and sent (`exchange.rs`) with a
 //! credential (`credentials/`), and retried if that is safe (`retry/`). The answer becomes a value
-//! or an [`Error`] (`response.rs`, `error.rs`). `builder.rs` and `tls.rs` are the client's
-//! settings, and `pages.rs` makes one call per page.
+//! or an [`Error`] (`response.rs`, `error.rs`). `builder.rs` and `tls.rs` contain the client's
+//! settings. `pages.rs` makes one call per page.
 
 mod account;
 mod build_error;

@@ -62,8 +62,8 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
         }
         Ok(Self {
             data: items,
-            // If this member is missing or not a boolean, there may be more pages: the items are
-            // returned, and the list does not end here.
+            // If this member is missing or not a boolean, there may be more pages, so the list must
+            // not end here.
             has_more: Option::member("has_more", has_more)?.unwrap_or(true),
             next_cursor: FromRaw::member("next_cursor", next_cursor)?,
             invalid_count: FromRaw::member("invalid_count", invalid_count)?,

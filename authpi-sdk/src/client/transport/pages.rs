@@ -49,9 +49,8 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 /// that page, the stream returns an error ([`Error::is_malformed_response`]), and
 /// [`resume`](Self::resume) makes it request the page again.
 ///
-/// A list whose cursors repeat has no end. The stream detects the first cursor that it has followed
-/// before. After the page that contained it, the stream ends with an error
-/// ([`Error::is_malformed_response`]).
+/// A list whose cursors repeat has no end. If a page contains a cursor that the stream has already
+/// followed, the stream returns that page and then an error ([`Error::is_malformed_response`]).
 ///
 /// ```no_run
 /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
@@ -174,8 +173,8 @@ fn no_cursor() -> Error {
     )
 }
 
-/// A digest of a cursor: cursors may have any length, and a list any number of them. Half of a
-/// SHA-256 hash does not collide by chance.
+/// A digest of a cursor, to save memory: cursors may have any length, and a list may have any
+/// number of them. Half of a SHA-256 hash does not collide by chance.
 fn digest(cursor: &str) -> [u8; 16] {
     let digest: [u8; 32] = Sha256::digest(cursor).into();
     let mut half = [0; 16];
@@ -212,8 +211,8 @@ impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
 
 /// The items of a list: see [`Call::items`].
 ///
-/// It ends, fails and resumes like [`Pages`]. All items of the pages before an error are returned
-/// before the error.
+/// The stream ends, fails and resumes like [`Pages`]. All items of the pages before an error are
+/// returned before the error.
 ///
 /// ```no_run
 /// # use authpi_sdk::client::DeliveryStatus;

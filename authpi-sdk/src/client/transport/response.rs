@@ -157,7 +157,7 @@ impl ApiErrorBody {
                 "error_description" => complaint.description = short_text(value, KEPT_CHARS),
                 "retryable" => complaint.retryable = bool::from_raw(value).ok(),
                 "reference" => complaint.reference = short_text(value, KEPT_NAME),
-                // Also a number in quotes.
+                // The number may be in quotes.
                 "retry_after" => complaint.retry_after = seconds(value.get().trim_matches('"')),
                 "fields" => {
                     let all: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
@@ -165,7 +165,7 @@ impl ApiErrorBody {
                     complaint.fields = fields.by_ref().take(KEPT_FIELDS).collect();
                     complaint.more_fields = fields.count();
                 }
-                // AuthPI's SDK and its page on conditional requests spell this one differently.
+                // AuthPI's SDK and its page on conditional requests spell this member differently.
                 "current_etag" | "currentETag" => {
                     complaint.current_etag =
                         short_text(value, KEPT_NAME).and_then(|etag| etag.parse().ok());

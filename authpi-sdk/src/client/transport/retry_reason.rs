@@ -18,9 +18,9 @@ pub enum RetryReason {
     Unavailable,
     /// 409: the same call, with the same idempotency key, is still in progress.
     InFlight,
-    /// 401: the access token was not accepted, and there is a new one.
+    /// 401: the access token was not accepted, and the source has returned a new one.
     TokenRenewed,
-    /// Given by a [`RetryClassifier`](super::retry::RetryClassifier) of your own.
+    /// For a [`RetryClassifier`](super::retry::RetryClassifier) of your own.
     Other,
 }
 

@@ -57,8 +57,8 @@ pub(crate) fn set_up(
     Ok(http.tls_backend_native())
 }
 
-/// Whether OpenSSL will find any certificate. It would not report that before the first handshake
-/// fails.
+/// Whether OpenSSL will find any certificate. Otherwise, the first sign of a missing one would be a
+/// failed handshake.
 #[cfg(all(
     feature = "native-tls",
     not(feature = "rustls"),

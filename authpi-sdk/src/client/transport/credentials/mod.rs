@@ -1,8 +1,8 @@
 //! Credentials: an API key, an access token, or a source that renews tokens.
 //!
-//! An API key is sent as HTTP Basic, a token as Bearer. Both are checked and turned into a header
-//! once. A source is asked when there is no token yet, when the current one is about to expire, and
-//! when AuthPI refuses it: see `refreshing.rs`.
+//! An API key is sent with the scheme `Basic`, a token with `Bearer`. Each is checked and turned
+//! into a header once. A source is asked for a token when there is none yet, when the current one
+//! is about to expire, and when AuthPI refuses it: see `refreshing.rs`.
 
 mod refreshing;
 mod source;
@@ -80,8 +80,8 @@ impl Credentials {
         })
     }
 
-    /// A secret to derive keys from. All callers with the same credential share it, and it does not
-    /// change. `None` for tokens from a source.
+    /// A secret to derive keys from. It is the same for all callers with the same credential, and
+    /// does not change. `None` for tokens from a source.
     pub(crate) fn lasting_secret(&self) -> Option<&[u8]> {
         match self {
             Self::Fixed { authorization, .. } => Some(authorization.header.as_bytes()),
@@ -99,7 +99,8 @@ impl Credentials {
         }
     }
 
-    /// Drops a credential that AuthPI has refused. Returns whether there is now another one.
+    /// Drops a token of a source that AuthPI has refused. Returns whether there is now another
+    /// credential, which is never the case for a fixed one.
     pub(super) async fn replace(
         &self,
         refused: &Authorization,

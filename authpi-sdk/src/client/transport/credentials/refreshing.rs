@@ -1,12 +1,11 @@
 //! Access tokens from a source, renewed before they expire.
 //!
 //! If many calls need a new token, the source is asked once, and all of them get its answer, a
-//! token or an error. A valid token is used while it is being renewed, and kept if the renewal
-//! fails or takes long. A token that AuthPI refuses is dropped, unless it has been replaced
-//! already.
+//! token or an error. A valid token stays in use while it is being renewed, and if the renewal
+//! fails or takes long. A token that AuthPI refuses is dropped, unless it was already replaced.
 //!
-//! The source runs in a task of its own, so that a call that gives up does not cancel an operation
-//! that may only work once: the exchange of a refresh token.
+//! The source runs in a task of its own. So a call that gives up does not cancel an operation that
+//! may only work once, such as the exchange of a refresh token.
 
 use std::{
     error::Error as StdError,
@@ -26,14 +25,14 @@ use tracing::Instrument as _;
 use super::{AccessToken, AnySource, Authorization, Error, bearer};
 use crate::client::transport::error::Kind;
 
-/// How long before its expiry a token is renewed. A token that is valid for less than five times
-/// this is renewed in the last fifth of its time.
+/// How long before its expiry a token is renewed. A token that is valid for less than five minutes
+/// is renewed in the last fifth of that time.
 const AHEAD: Duration = Duration::from_mins(1);
 
 /// The pause after a failed renewal, while the token is still valid.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a call with a valid token waits for a new one.
+/// How long a call that has a valid token waits for the new one.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
 
 /// The time limit of one request to a source.
@@ -161,7 +160,7 @@ impl Inner {
         Some((held.authorization.clone(), held.is_due(now)))
     }
 
-    /// The failure that occurred while this caller waited for its turn.
+    /// The failure that the source has returned since it had returned this many answers.
     fn answered_since(&self, answers: u64) -> Option<Shared> {
         let state = self.state();
         state.failure.clone().filter(|_| state.answers > answers)
@@ -212,7 +211,8 @@ impl State {
         authorization
     }
 
-    /// Keeps the token while it is valid, and pauses before asking the source again.
+    /// Records a failure. The current token is kept, and the source is not asked again before
+    /// [`PAUSE`] has passed.
     fn fail(&mut self, failure: Shared) -> Error {
         if let Some(held) = &mut self.held {
             held.renew = Some(Instant::now() + PAUSE);

@@ -9,8 +9,8 @@ use crate::signature::Secret;
 
 /// A source of access tokens.
 ///
-/// AuthPI's own SDK takes a callback for this. How to get a token from an issuer is not part of the
-/// Core API. An async closure implements this trait:
+/// AuthPI's own SDK takes a callback for this. AuthPI's Core API does not define how to get a token
+/// from an issuer. An async closure implements this trait:
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -31,8 +31,8 @@ use crate::signature::Secret;
 pub trait TokenSource: Send + Sync + 'static {
     /// Returns a new access token.
     ///
-    /// It is never called concurrently for one client. It runs in a separate task, which continues
-    /// when the call that needed the token gives up. The task is dropped after 30 s.
+    /// A client never calls it concurrently. It runs in a separate task, which continues if the API
+    /// call that needs the token gives up. After 30 s, its future is dropped.
     ///
     /// # Errors
     /// When there is no token. The error becomes the cause of the call's error, so it must not

@@ -14,7 +14,7 @@ const TIMER_TICK: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'a> {
     pub(crate) operation: &'static str,
-    /// Whether performing the call twice has the same effect as performing it once.
+    /// Whether the call may be sent again although the server may have acted.
     pub(crate) safe: bool,
     pub(crate) keyed: bool,
     pub(crate) policy: &'a RetryPolicy,
@@ -31,7 +31,7 @@ pub(crate) struct Attempts<'a> {
     made: u32,
     /// Attempts that the policy does not count.
     free: u32,
-    /// Whether the server may have acted on one of them.
+    /// Whether the server may have acted on an attempt before the last one.
     may_have_run: bool,
     /// The price of the last retry.
     paid: Option<u32>,
@@ -96,8 +96,8 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Decides whether the call is retried: the reason and the pause, or why not. The budget comes
-    /// last, so that none is spent without a retry.
+    /// Decides whether the call is retried: the reason and the pause, or why not. The budget is
+    /// asked last, so that it only pays for retries that are made.
     fn judge(&mut self, error: &Error) -> Result<(RetryReason, Duration), RetryStop> {
         let Terms {
             operation,

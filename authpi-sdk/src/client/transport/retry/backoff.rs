@@ -13,9 +13,8 @@ pub trait Backoff: fmt::Debug + Send + Sync + 'static {
 /// Exponential backoff with full jitter: the maximum pause doubles each time, and the pause is a
 /// random part of it, so that clients that failed together do not retry together.
 ///
-/// By default, the first maximum is 200 ms and the last 10 s. The first is about the duration of a
-/// call. The last gives a call with a long deadline and many attempts at least six retries per
-/// minute.
+/// By default, the maximum begins at 200 ms, about the duration of a call, and grows up to 10 s. So
+/// a call with a long deadline and many attempts has at least six retries per minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExponentialBackoff {
     first: Duration,

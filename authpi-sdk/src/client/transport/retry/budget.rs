@@ -53,7 +53,7 @@ const PRICE: u32 = 5;
 const PRICE_OF_A_TIMEOUT: u32 = 10;
 
 impl TokenBucket {
-    /// A full bucket. With less than 5 tokens, nothing is ever retried.
+    /// A full bucket of this capacity. With a capacity below 5, nothing is ever retried.
     pub fn new(capacity: u32) -> Self {
         Self {
             capacity,
@@ -69,7 +69,7 @@ impl TokenBucket {
         self.state().tokens
     }
 
-    /// The current state.
+    /// The state, after adding the tokens for the time that has passed.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

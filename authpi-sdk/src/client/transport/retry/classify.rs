@@ -11,8 +11,8 @@ use crate::{client::transport::error::Error, generated::api::types::ErrorCode};
 pub trait RetryClassifier: fmt::Debug + Send + Sync + 'static {
     /// The reason why a retry may succeed; `None` if it cannot.
     ///
-    /// Called once for each failed attempt. A reason alone does not cause a retry: the call must
-    /// also be safe to repeat, or the server must certainly not have acted.
+    /// Called once for each failed attempt. A reason alone does not cause a retry. The call must
+    /// also be safe to repeat, unless the server has certainly not acted.
     fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason>;
 }
 
@@ -24,7 +24,7 @@ pub struct FailedAttempt<'a> {
     pub operation: &'static str,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Whether it has an idempotency key, which all attempts at this call share.
+    /// Whether the call has an idempotency key, which all its attempts share.
     pub keyed: bool,
     /// What went wrong.
     pub error: &'a Error,
@@ -45,8 +45,8 @@ impl RetryClassifier for DefaultClassifier {
     fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason> {
         let error = failed.error;
         match error.status() {
-            // For 429 and 408, only the status counts, whatever the body's `retryable` says: a
-            // gateway may have answered.
+            // For 429 and 408, only the status counts, whatever the body says: it may be the answer
+            // of a gateway.
             Some(StatusCode::TOO_MANY_REQUESTS) => Some(RetryReason::RateLimited),
             Some(StatusCode::REQUEST_TIMEOUT) => Some(RetryReason::Unavailable),
             Some(StatusCode::CONFLICT) => {
@@ -71,7 +71,7 @@ impl RetryClassifier for DefaultClassifier {
 }
 
 /// AuthPI documents 409 `conflict` with `Retry-After` for a call whose idempotency key is in use. A
-/// 409 without it is another conflict, which waiting does not resolve.
+/// 409 without `Retry-After` is another conflict, which waiting does not resolve.
 fn in_flight(error: &Error) -> bool {
     error.retry_after().is_some() && error.code().is_none_or(|code| *code == ErrorCode::Conflict)
 }

@@ -4,11 +4,12 @@
 //! separately:
 //!
 //! - **what**: [`RetryClassifier`] says whether a failure is transient; [`DefaultClassifier`] is
-//!   the default. Whether the operation is *safe* to retry is a separate question: it follows from
-//!   AuthPI's API (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE` with
-//!   `If-Match`), and no policy can overrule it.
+//!   the default. Whether the operation is *safe* to retry is a separate question. AuthPI's API
+//!   answers it (yes for a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE` with
+//!   `If-Match`), and no policy can overrule the answer. Only
+//!   [`Call::retry_without_etag`](crate::client::Call::retry_without_etag) can, for one call.
 //! - **when**: [`Backoff`] gives the pause before each retry; [`ExponentialBackoff`] is the
-//!   default. A `Retry-After` is added to it.
+//!   default. If AuthPI sends `Retry-After`, that time is added to the pause.
 //! - **how many**: [`Budget`] is shared by the clones of a client; [`TokenBucket`] is the default.
 //!
 //! After each failed attempt, one decision combines them, within the call's deadline.
@@ -30,8 +31,8 @@ pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier};
 /// outage, which the caller should see.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 
-/// The default limit of `Retry-After`. With the default deadline of 30 s, a wait of this length
-/// ends the call.
+/// The default limit of `Retry-After`. A wait of this length exceeds the default deadline of 30 s,
+/// so such a call fails at once.
 pub const DEFAULT_MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// What is retried, and when. The budget belongs to the client:
@@ -95,7 +96,7 @@ impl RetryPolicy {
     }
 
     /// The pause before a retry: the time that the server requested, up to the limit, plus the
-    /// backoff, so that clients with the same requested time do not retry together.
+    /// backoff. Because of the backoff, clients with the same requested time do not retry together.
     fn wait(&self, repeat: u32, retry_after: Option<Duration>) -> Duration {
         let asked = retry_after.unwrap_or_default().min(self.max_retry_after);
         asked.saturating_add(self.when.pause(repeat))
