@@ -67,8 +67,9 @@ impl ReconcileBuilder {
         }
     }
 
-    /// The store of the watermark. Default: in memory, so that after each start of the process, the
-    /// first run begins at the webhook's creation.
+    /// The store of the watermark. Default: in memory. After each start of the process, the first
+    /// run then begins at the webhook's creation, or where the ledger's records begin
+    /// ([`Report::not_read_before`](super::Report::not_read_before)).
     pub fn watermark(mut self, store: impl Watermark) -> Self {
         self.watermark = Box::new(store);
         self
@@ -94,22 +95,23 @@ impl ReconcileBuilder {
 
     /// The maximum number of events in memory. Default 10,000.
     ///
-    /// A time window with more events is split. A window of one millisecond is read completely,
-    /// however many events it has.
+    /// The log is read in time windows, and a window with more events is split. A window of one
+    /// millisecond is read completely, however many events it has.
     pub fn limit(mut self, events: usize) -> Self {
         self.settings.limit = events;
         self
     }
 
-    /// How long to retry an event that the receiver does not accept, with the pauses that it
-    /// requests. Default 1 min; zero means a single attempt.
+    /// How long to retry an event that the receiver does not accept, with the pauses that the
+    /// receiver requests. Default 1 min; zero means a single attempt.
     pub fn retry_for(mut self, retry_for: Duration) -> Self {
         self.settings.retry_for = retry_for;
         self
     }
 
     /// How long the lock of a run lasts without a renewal. If a replica dies during a run, the
-    /// others wait for at most this long. The run renews it every third of this time. Default 30 s.
+    /// others wait for at most this long. The run renews the lock every third of this time. Default
+    /// 30 s.
     ///
     /// The lock is a record in the receiver's ledger, so it only works between replicas that share
     /// the ledger. With `Memory`, it works within one process.

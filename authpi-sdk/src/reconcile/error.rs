@@ -41,7 +41,7 @@ impl ReconcileError {
         }
     }
 
-    /// Whether the ledger failed. It holds the lock.
+    /// Whether a step of the ledger failed that the run itself needs, such as taking its lock.
     pub fn is_ledger(&self) -> bool {
         matches!(self.0.kind, Kind::Ledger(_))
     }
@@ -57,7 +57,8 @@ impl ReconcileError {
         matches!(self.0.kind, Kind::NoWebhook)
     }
 
-    /// Whether another replica has taken over, because this one did not renew its lease in time.
+    /// Whether the run lost its lock, because it did not renew its lease in time. Another replica
+    /// may have taken over.
     pub fn is_lease_lost(&self) -> bool {
         matches!(self.0.kind, Kind::LeaseLost)
     }

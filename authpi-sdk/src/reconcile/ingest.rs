@@ -1,5 +1,5 @@
-//! Ingests the events of a window: in order within an ordering key, several ordering keys at once.
-//! Stops at an event that is not accepted.
+//! Ingests the events of a window with several queues, which run concurrently. Events with the same
+//! ordering key are in one queue, in order. Stops at an event that is not accepted.
 
 use std::{
     collections::VecDeque,
@@ -117,7 +117,7 @@ impl Ingesting {
     /// The next message; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<IngestResult> {
         let Some((queue, message)) = self.reported.recv().await else {
-            // A queue that panicked has not finished.
+            // If a queue has panicked, its events are not all ingested.
             while let Some(ended) = self.queues.join_next().await {
                 if let Err(Ok(panicked)) = ended.map_err(JoinError::try_into_panic) {
                     resume_unwind(panicked);
@@ -166,7 +166,7 @@ impl Queue {
                     } => (outcome, retry_after.max(MIN_PAUSE)),
                     ingested => break QueueMessage::Accepted(ingested, time),
                 };
-                // A draining receiver does not accept events again.
+                // A receiver that drains never accepts events again.
                 let hopeless = outcome == "draining" || stop.load(Ordering::Acquire);
                 if hopeless || wait > give_up.saturating_duration_since(Instant::now()) {
                     stop.store(true, Ordering::Release);
@@ -189,7 +189,7 @@ impl Queue {
                 }
                 sleep(wait).await;
             };
-            // The receiver is gone if the run was cancelled.
+            // The channel is closed if the run was cancelled.
             if sender.send((number, message)).await.is_err() {
                 return;
             }

@@ -11,8 +11,8 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// The id of the record. No event has it, since AuthPI's ids begin with `evt_`. The record is
-/// claimed and released, but never completed, and has no body, so no worker leases it.
+/// The id of the record. No event has this id, since AuthPI's ids begin with `evt_`. The record is
+/// claimed and released, but never completed. It has no body, so no worker leases it.
 const RECORD: &str = "reconcile:lock";
 
 pub(super) enum Acquired {
@@ -24,8 +24,8 @@ pub(super) enum Acquired {
     },
 }
 
-/// The lock, held by this replica. It is released when dropped, if the runtime still runs. The lock
-/// of a process that dies expires.
+/// The lock, held by this replica. It is released when dropped, if the runtime still runs.
+/// Otherwise, it expires.
 pub(super) struct Lock {
     ledger: AnyLedger,
     log: Arc<LogLimit>,

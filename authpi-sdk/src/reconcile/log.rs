@@ -1,4 +1,5 @@
-//! Reads a window of the log: all pages, filtered by the webhook's subscription, ordered by time.
+//! Reads a window of AuthPI's log: all pages, filtered by the webhook's subscription, ordered by
+//! time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +18,7 @@ pub(super) const MAX_PAGE: u32 = 100;
 /// The events of a window.
 #[derive(Default)]
 pub(super) struct Entries {
-    /// By time, then by id: the same event on two pages counts once.
+    /// By time, then by id. An event that is on two pages is here once.
     pub(super) events: BTreeMap<(Timestamp, Arc<str>), Event>,
     /// The number of entries that AuthPI could not return.
     pub(super) not_shown: u64,
@@ -37,7 +38,7 @@ pub(super) enum Read {
 pub(super) struct Page {
     /// The number of events of the subscription that were not on an earlier page.
     pub(super) wanted: u64,
-    /// Unreadable entries. They are not kept with the window, so that any number of them fits into
+    /// Unreadable entries. They are processed page by page, so that any number of them fits into
     /// memory.
     pub(super) unreadable: Vec<(RawJson, ParseError)>,
 }

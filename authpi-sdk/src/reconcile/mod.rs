@@ -33,17 +33,17 @@
 //! - **whether `after` and `before` are inclusive.** Reconciling works in both cases.
 //! - **how soon an event appears in the log.** Assumed: within the
 //!   [overlap](ReconcileBuilder::overlap) of its `timestamp`.
-//! - **how long it is kept.** An event that AuthPI has deleted cannot be found.
+//! - **how long the log keeps an event.** An event that AuthPI has deleted cannot be found.
 //! - **what `subjects` of a webhook mean.** Assumed: the webhook receives an event if the event's
 //!   subject has all members of one of the `subjects`. [`ReconcileBuilder::subjects`] overrides
 //!   this.
-//! - **whether a webhook gets events about itself** (`webhook.paused`, …). They are ingested if its
-//!   `events` list them.
+//! - **whether a webhook gets events about itself** (`webhook.paused`, …). They are ingested if the
+//!   webhook's `events` list them.
 //! - **that a delivery and the log's copy have the same id.** Assumed: `data.id` of the delivery is
 //!   `id` in the log.
 //!
 //! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/reconciling/) describes when to
-//! reconcile, what this cannot find, and how the order is kept.
+//! reconcile, which events reconciling cannot find, and how the order is kept.
 
 mod builder;
 mod error;
@@ -114,16 +114,15 @@ impl Reconcile {
     }
 
     /// Ingests the events of the log, from the watermark to the present. If another replica is
-    /// reconciling, waits until that has finished, then runs.
+    /// reconciling, waits until that replica has finished, then runs.
     ///
     /// Call it before the service starts, so that missed events are handled before new deliveries.
     /// It reads the log in up to ten passes, since events happen while it runs. It stops after a
-    /// pass that took less than a second, or after a second or later pass that found nothing new.
+    /// pass that took less than 1 s, and after any pass but the first that found nothing new.
     ///
     /// An event that is not accepted is retried for [`retry_for`](ReconcileBuilder::retry_for). If
     /// it is still not accepted, the run stops there: [`Report::stopped`] names the event, and the
-    /// next run includes it. No event is skipped. Dropping the future does not lose an event
-    /// either.
+    /// next run includes it. No event is skipped. Dropping the future loses no event either.
     ///
     /// # Errors
     /// When AuthPI, the ledger or the watermark's store fails, or the lock is lost.
@@ -152,7 +151,7 @@ impl Reconcile {
     }
 
     /// Catches up now, and again each time `every` has passed since the end of the previous run,
-    /// until `stop` resolves. `stop` cancels a run in progress, which does not lose an event.
+    /// until `stop` resolves. `stop` cancels a run in progress, but no event is lost.
     ///
     /// Run it next to the server. A run is skipped if another replica is reconciling. A failed run
     /// is logged, and the next one tries again. With
@@ -192,7 +191,7 @@ impl Reconcile {
                 .try_catch_up()
                 .await?
                 .is_some_and(|report| report.is_complete());
-            // Otherwise, the missed events may not be in the log yet, so the next run reads it
+            // Otherwise, the missed events may not be in the log yet, so the next run reads the log
             // again.
             if complete && missed.is_settled(begun, shared.settings.overlap) {
                 *seen = missed;

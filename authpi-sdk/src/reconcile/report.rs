@@ -84,13 +84,13 @@ pub struct Report {
     /// The event at which the run stopped, because it was not accepted. `None` if the run did not
     /// stop early for this reason.
     pub stopped: Option<Stopped>,
-    /// Whether the last pass took less than a second, or was not the first one and found nothing
-    /// new. If not, events happen faster than they are ingested, or the run ended early.
+    /// Whether the last pass took less than 1 s, or was not the first one and found nothing new. If
+    /// neither, events happen faster than they are ingested, or the run ended early.
     pub caught_up: bool,
-    /// The log was not read before this time, although the run would have begun earlier: the ledger
-    /// may no longer have records from before, so those events would be handled again. To read them
-    /// anyway, make a separate run with [`since`](super::ReconcileBuilder::since) and without the
-    /// stored watermark.
+    /// Events from before this time were not read, although the run would have begun earlier. The
+    /// ledger may have pruned their records, so they would be handled again. To read them anyway,
+    /// make a separate run with [`since`](super::ReconcileBuilder::since) and without the stored
+    /// watermark.
     pub not_read_before: Option<Timestamp>,
     /// The number of events that AuthPI could not return (`invalid_count` of the pages read).
     pub not_shown: u64,
@@ -125,9 +125,10 @@ impl Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Its id. For an unreadable entry, the id of its dead letter, `unreadable:` and a SHA-256.
+    /// The event's id. For an unreadable entry, the id of its dead letter: `unreadable:` and a
+    /// SHA-256 hash.
     pub event_id: String,
-    /// When it happened. For an unreadable entry, the time at which the pass began to read.
+    /// When the event happened. For an unreadable entry, the time from which the pass read the log.
     pub time: Timestamp,
     /// The outcome of the last attempt: `failed`, `in_flight`, `store_down`, … as in logs and
     /// metrics.

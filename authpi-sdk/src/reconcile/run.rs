@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Ingested, telemetry};
 
-/// A pass that took less than this leaves few new events behind.
+/// During a pass that took less than this, few new events can have happened.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
-/// If more passes are needed, events happen faster than they are ingested, and the run would not
-/// end.
+/// The maximum number of passes. If it is not enough, events happen faster than they are ingested,
+/// and the run would never end.
 const MOST_PASSES: u32 = 10;
 /// The watermark is saved after this many events, and at the end of each window.
 const SAVE_EVERY: u64 = 256;
@@ -27,7 +27,7 @@ const SAVE_EVERY: u64 = 256;
 pub(super) struct Passes<'a> {
     shared: &'a Shared,
     begin: Instant,
-    /// Where the current pass began.
+    /// The time from which the current pass reads the log.
     from: Timestamp,
     /// The page size.
     page: u32,
@@ -58,9 +58,9 @@ impl<'a> Passes<'a> {
         tracing::Span::current().record("webhook_id", &webhook.id);
         let wanted = Subscription::of(&webhook, settings.subjects.clone());
         loop {
-            // The clock is read once for all windows of the pass, before the first one: an event
-            // that enters the log late may belong to a window that was already read. The watermark
-            // stays at or before this time, so the next overlap covers such an event.
+            // The clock is read once per pass, before its first window. An event that enters the
+            // log late may belong to a window that was already read. The watermark is never set
+            // beyond this time, so the overlap of the next pass covers such an event.
             let (now, new_before) = (settings.clock.now(), self.report.progress.new_events());
             self.report.passes += 1;
             self.pass(&wanted, now).await?;
@@ -176,7 +176,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Keeps an unreadable entry as a dead letter. Retries as for an event.
+    /// Keeps an unreadable entry as a dead letter. Retries in the same way as for an event.
     async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
         let Shared {
             receiver, settings, ..
@@ -199,7 +199,7 @@ impl<'a> Passes<'a> {
                     return None;
                 }
             };
-            // A draining receiver does not accept events again.
+            // A receiver that drains never accepts events again.
             if outcome == "draining" || wait > give_up.saturating_duration_since(Instant::now()) {
                 let event_id = EventKey::unreadable(receiver.endpoint(), &raw)
                     .event_id()
@@ -226,8 +226,8 @@ impl<'a> Passes<'a> {
     }
 
     /// Ingests the events of a window. The watermark advances up to the first event that is not
-    /// ingested yet. It is not set later than `now`, when the pass began, nor earlier than `from`,
-    /// where the pass began.
+    /// ingested yet. It is never later than `now`, the time at which the pass began, nor earlier
+    /// than `from`, the time from which the pass reads the log.
     async fn ingest(&mut self, held: Entries, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..
@@ -391,8 +391,8 @@ fn begin(
     }
 }
 
-/// The time from which the ledger still has the records of handled events. Later by an overlap,
-/// since a run takes time.
+/// The time from which the ledger still has the records of handled events, plus an overlap, since
+/// records are pruned while a run is in progress.
 fn known_from(now: Timestamp, retention: Duration, overlap: Duration) -> Timestamp {
     let sure = retention.saturating_sub(overlap.min(retention / 2));
     let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);

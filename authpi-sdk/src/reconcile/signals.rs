@@ -12,8 +12,8 @@ use crate::client::{DeliveryStatus, WebhookStatus};
 pub(super) struct Seen {
     /// The newest failed delivery.
     failed: Option<Timestamp>,
-    /// Since when the webhook has had its current status. A webhook that replaced another one does
-    /// not show the failures of that one.
+    /// Since when the webhook has existed with its current status. A later time is a sign: the
+    /// webhook was not active, or has replaced another one, whose failures it does not show.
     as_it_is_since: Option<Timestamp>,
     /// The number of checks while the webhook was not active. Deliveries may then be missing at any
     /// time, so each check is a new sign.
@@ -71,7 +71,7 @@ impl Shared {
         if let Some(after) = after {
             call = call.after(after);
         }
-        // One page shows whether there are any. The next check sees those on further pages.
+        // One page shows whether there are failed deliveries. The next check reads further ones.
         let newest = call
             .await?
             .items

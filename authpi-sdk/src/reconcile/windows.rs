@@ -1,6 +1,7 @@
-//! Decides which part of the log is read next. Does no I/O, so that it can be tested with any log.
+//! Decides which part of AuthPI's log is read next. Does no I/O, so that it can be tested with any
+//! log.
 
-/// An hour, in milliseconds.
+/// The length of the first window: an hour, in milliseconds.
 const FIRST: i64 = 3_600_000;
 /// A window with at least this fraction of the limit does not grow.
 const FULL_ENOUGH: usize = 4;
@@ -30,7 +31,7 @@ impl Window {
 pub(super) struct Windows {
     from: i64,
     span: i64,
-    /// A window that reaches this time has no end.
+    /// A window that would reach this time is the last one, and has no end.
     horizon: i64,
 }
 
@@ -54,7 +55,7 @@ impl Windows {
 
     /// The window had too many events; the newest one seen was at `newest`.
     pub(super) fn split(&mut self, window: Window, newest: i64) {
-        // Our clock may be behind AuthPI's.
+        // This machine's clock may be behind AuthPI's.
         self.horizon = self.horizon.max(newest.saturating_add(2));
         let length = window
             .until

@@ -14,10 +14,10 @@ use crate::files;
 /// Keeps the watermark of one endpoint in a file, which is replaced as a whole. For replicas on one
 /// host.
 ///
-/// The file is one line: the time in RFC 3339 and the endpoint's name. While it is replaced, there
-/// is a second file next to it, with a random number and `.new` added to the name. The folder must
-/// exist. A symbolic link stays a link; its target is replaced. An existing file keeps its mode,
-/// and its owner and group as far as the process may set them.
+/// The file is one line: the time in RFC 3339 and the endpoint's name. During a replacement, a
+/// second file is next to it, with a random number and `.new` added to the name. The folder must
+/// exist. A symbolic link stays a link; its target is replaced. The new file has the mode of the
+/// old one, and its owner and group as far as the process may set them.
 #[derive(Clone, Debug)]
 pub struct FileWatermark {
     path: PathBuf,

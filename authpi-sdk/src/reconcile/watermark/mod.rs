@@ -31,10 +31,12 @@ pub trait Watermark: Send + Sync + 'static {
         endpoint: &str,
     ) -> impl Future<Output = Result<Option<Timestamp>, WatermarkError>> + Send;
 
-    /// Saves the watermark, completely or not at all. It is durable when this returns `Ok`. There
-    /// is one writer at a time, except for a replica that has lost its lease and not detected it
-    /// yet. So an older watermark may arrive late. It may be saved or not: if it is, some events
-    /// are read again.
+    /// Saves the watermark, completely or not at all. The watermark is durable when this returns
+    /// `Ok`.
+    ///
+    /// Only the replica that holds the lock saves. But a replica that has lost the lock without
+    /// noticing may still save an older watermark, late. An implementation may save it or ignore
+    /// it. If it is saved, some events are read again.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses.

@@ -17,8 +17,9 @@ const SAVE: &str = "
     INSERT INTO authpi_watermarks AS known (endpoint, at) VALUES ($1, $2)
     ON CONFLICT (endpoint) DO UPDATE SET at = greatest(known.at, excluded.at)";
 
-/// Stores watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
-/// Unix milliseconds per endpoint. A watermark never moves back. To start again, delete the row.
+/// Stores watermarks in Postgres, in a table `authpi_watermarks` in the first schema of the
+/// connections' `search_path`: Unix milliseconds per endpoint. A watermark never moves back. To
+/// start again, delete the endpoint's row.
 #[derive(Clone)]
 pub struct PostgresWatermark {
     pool: PgPool,
