@@ -23,14 +23,14 @@ use tokio::runtime::Handle;
 /// A future that stays on its worker's thread.
 type Local<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// A receiver as a handler, for `web::to`. The receiver answers every method itself.
+/// A receiver as a handler, for `web::to`. It also answers methods other than POST.
 #[derive(Clone, Debug)]
 pub struct Hook {
     receiver: Receiver,
 }
 
 impl Hook {
-    /// Handlers run on the current runtime.
+    /// Mounts this receiver. Its handlers run on the current runtime.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -57,10 +57,10 @@ impl Handler<(HttpRequest, web::Payload)> for Hook {
     }
 }
 
-/// The event of an authentic delivery, as an extractor. A handler that answers 200 acknowledges it,
-/// and must expect to receive it again.
+/// The event of an authentic delivery, as an extractor. A handler that answers 200 acknowledges the
+/// event, but may still receive it again.
 ///
-/// The [`Authenticator`] is looked up in `app_data`, where it may also be in a [`web::Data`].
+/// Put the [`Authenticator`] into `app_data`, as it is or in a [`web::Data`].
 ///
 /// ```
 /// use actix_web::{App, HttpServer, web};
@@ -114,7 +114,7 @@ where
     S: Stream<Item = Result<Bytes, PayloadError>>,
 {
     let mut request = Request::new(StreamBody::new(payload.map_ok(Frame::data)));
-    // Both crates read the same tokens.
+    // Both versions of `http` accept the same methods and headers.
     if let Ok(method) = Method::from_bytes(head.method().as_str().as_bytes()) {
         *request.method_mut() = method;
     }

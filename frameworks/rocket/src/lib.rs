@@ -18,7 +18,7 @@ use rocket::{
 };
 use tokio_util::io::ReaderStream;
 
-/// A receiver as routes, for `mount`. The receiver answers every method itself.
+/// A receiver as routes, for `mount`. It also answers methods other than POST.
 #[derive(Clone, Debug)]
 pub struct Hook {
     receiver: Receiver,
@@ -65,10 +65,10 @@ impl Handler for Hook {
     }
 }
 
-/// The event of an authentic delivery, as a data guard. A handler that answers 200 acknowledges it,
-/// and must expect to receive it again.
+/// The event of an authentic delivery, as a data guard. A handler that answers 200 acknowledges the
+/// event, but may still receive it again.
 ///
-/// The [`Authenticator`] is in Rocket's managed state.
+/// Put the [`Authenticator`] into Rocket's managed state.
 ///
 /// ```no_run
 /// use authpi_rocket::{Refusal, VerifiedEvent};
@@ -84,8 +84,8 @@ impl Handler for Hook {
 /// # }
 /// ```
 ///
-/// With `event: VerifiedEvent`, Rocket answers a refused delivery with the same status, and the
-/// error catcher's body instead of the receiver's.
+/// If the argument is `event: VerifiedEvent`, a refused delivery gets the same status, but an error
+/// catcher replaces body and headers, such as `Retry-After`.
 #[derive(Debug)]
 pub struct VerifiedEvent(pub Verified<Event>);
 
@@ -161,10 +161,11 @@ fn request<'r>(
     head: &Request<'_>,
     data: Data<'r>,
 ) -> http::Request<impl Body<Data = Bytes, Error = io::Error> + Send + use<'r>> {
-    // The receiver's limit applies. Rocket's would end the body early, and not say so.
+    // The receiver's limit applies. With a limit of Rocket's, a longer body would seem to end at
+    // that limit.
     let body = ReaderStream::new(data.open(ByteUnit::max_value()));
     let mut request = http::Request::new(StreamBody::new(body.map_ok(Frame::data)));
-    // Both crates read the same tokens.
+    // Rocket's methods and headers are valid in `http` too.
     if let Ok(method) = Method::from_bytes(head.method().as_str().as_bytes()) {
         *request.method_mut() = method;
     }

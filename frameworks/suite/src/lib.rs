@@ -1,5 +1,5 @@
-//! Shared by the examples, one for each framework, and by their tests, which run the examples with
-//! the receivers of [`scenarios`].
+//! Shared by the examples, of which there is one for each framework, and by the tests. The tests
+//! run the applications of the examples with the receivers of [`scenarios`].
 
 pub mod scenarios;
 

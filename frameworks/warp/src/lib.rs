@@ -8,8 +8,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use warp::{Filter, Rejection};
 
-/// A filter that answers requests as the receiver does, whatever their method. Combine it with one
-/// for the path.
+/// A filter that passes requests of any method to the receiver. Combine it with a filter for the
+/// path.
 pub fn hook(
     receiver: Receiver,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Rejection> + Clone + Send + Sync + 'static {
