@@ -444,7 +444,7 @@ mod api {
     ///
     /// # Errors
     /// When a required member is missing or has an unexpected type, when a secret has an
-    /// unexpected type, or when it is not JSON.
+    /// unexpected type, or when the body is not JSON.
     pub(crate) fn answer<T: DeserializeOwned + FromRaw>(
         body: &[u8],
     ) -> Result<T, serde_json::Error> {

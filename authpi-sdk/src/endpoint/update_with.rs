@@ -22,8 +22,8 @@ impl Webhooks {
     ///
     /// `change` returns a [`WebhookPatch`], or `None` if there is nothing to do. It is called in
     /// each round. There are at most [`DEFAULT_ROUNDS`] rounds ([`UpdateWith::rounds`]). Between
-    /// rounds, there is a random pause, at first of up to 20 ms, doubling to up to 1 s. Each call
-    /// has the client's timeout.
+    /// rounds, there is a random pause. Its maximum is 20 ms at first, and doubles until it is 1 s.
+    /// Each API call has the client's timeout.
     ///
     /// `change` must be idempotent: it should set the desired value, not extend the current one. If
     /// the answer to a write is lost and another caller changes the webhook before it is read

@@ -98,8 +98,8 @@ impl WorkerBuilder {
     }
 
     /// The backoff after a failed attempt: `initial` after the first failure, doubled with each
-    /// further failure, at most `max`. The actual pause is random between zero and that (full
-    /// jitter). Defaults: 1 s and 10 min. A pause requested by a handler is used unchanged.
+    /// further failure, at most `max`. The actual pause is a random part of this value (full
+    /// jitter). Defaults: 1 s and 10 min. A pause that a handler has requested is used unchanged.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.settings.backoff = (initial, max);
         self

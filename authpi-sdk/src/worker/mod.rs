@@ -220,10 +220,10 @@ impl Worker {
     /// between share its last answer.
     ///
     /// - The write probe appends a record under the empty endpoint name and forgets it (a queue
-    ///   only checks its ledger). All workers and inbox receivers of the process that use clones of
-    ///   one store share this probe.
-    /// - The backlog probe counts the waiting events of this endpoint. Only clones of this worker
-    ///   share it.
+    ///   only checks its ledger). The workers and inbox receivers of a process share this probe if
+    ///   they use clones of one store.
+    /// - The backlog probe counts the waiting events of this endpoint. It is only shared by clones
+    ///   of this worker.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.

@@ -54,7 +54,7 @@ impl Webhooks {
     /// - If it differs from the spec, it is changed with `If-Match`. Members that the spec does not
     ///   set, and the webhook's status, stay unchanged. A change of your own bearer token is not
     ///   detected.
-    /// - If the kind of authentication differs, the webhook is replaced by a new one, and deleted.
+    /// - If the kind of authentication differs, a new webhook is created, and this one is deleted.
     ///
     /// A spec with another name or URL is another webhook; deleting the old one is up to you.
     ///

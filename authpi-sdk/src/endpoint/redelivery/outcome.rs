@@ -36,12 +36,12 @@ macro_rules! from_delivery {
 from_delivery!(WebhookDelivery, RedeliveredWebhookDelivery);
 
 impl Webhooks {
-    /// Waits until a delivery has ended, and returns its record: it succeeded, or failed without
-    /// further attempts.
+    /// Waits until a delivery has succeeded, or has failed without further attempts, and returns
+    /// its record.
     ///
-    /// [`redeliver`](Self::redeliver) itself waits for the attempt that it requests. Use this for
-    /// later attempts. It polls with random pauses, at first of up to 250 ms, doubling to up to 10
-    /// s.
+    /// [`redeliver`](Self::redeliver) itself waits for the attempt that it requests. Use this
+    /// method for later attempts. It polls with random pauses. Their maximum is 250 ms at first,
+    /// and doubles until it is 10 s.
     ///
     /// # Errors
     /// When a poll fails, or when the delivery no longer exists ([`Error::is_malformed_response`]).

@@ -101,8 +101,8 @@ impl Verdict {
     }
 }
 
-/// The last error that the server sent outside of an answer, such as a missing permission, which it
-/// does not report to the request.
+/// The last error that the server sent separately from the answers to requests. It reports some
+/// errors only in this way, such as a missing permission.
 #[derive(Debug, Default)]
 pub(super) struct Said(Mutex<Option<(Instant, String)>>);
 

@@ -198,7 +198,8 @@ impl<L: Ledger> Nats<L> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a message to the stream until the ledger may grant its event.
+    /// Returns a message to the stream, which delivers it again after `delay`, when the ledger may
+    /// grant its event.
     async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
         let delay = delay.min(MAX_DELAY);
         self.in_flight().waits(key, arrived.ticket.clone(), delay);

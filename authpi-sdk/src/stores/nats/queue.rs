@@ -79,7 +79,7 @@ pub(super) struct Arrived {
     pub(super) sequence: u64,
 }
 
-/// The minimum time between two connections that are given up.
+/// The minimum time between giving up two connections.
 const LEFT_FOR: Duration = Duration::from_secs(1);
 
 /// The result of publishing.
@@ -388,8 +388,9 @@ impl Queue {
 
     /// The number of unsettled messages of the endpoint, and the time of the first.
     ///
-    /// The consumer knows, once there is one. After a crash of the server, the stream may contain
-    /// further messages, which are finished ([`ensure_consumer`](Self::ensure_consumer)).
+    /// If the endpoint has a consumer, they are read from it, otherwise from the stream. After a
+    /// crash of the server, the stream may contain further messages, which are already finished
+    /// ([`ensure_consumer`](Self::ensure_consumer)).
     pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
         #[derive(Deserialize)]
         struct StreamState {

@@ -155,9 +155,10 @@ const APPEND: &str = "
     SELECT NULL::bytea FROM stored
     UNION ALL
     SELECT first_digest FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND NOT EXISTS (SELECT FROM stored)";
-/// A row that another worker is leasing is skipped. Nothing is leased, unless $4 is true, while an
-/// event has to be woken first: it may be the oldest. The remaining time is then zero, as it is if
-/// an event is due that another worker is leasing.
+/// Skips a row that another worker is leasing. An event whose pause or lease has ended has to be
+/// woken first ([`WAKE`]), since it may be the oldest. While there is such an event, nothing is
+/// leased, unless $4 is true, and the remaining time is zero. The remaining time may also be zero
+/// because another worker is leasing the event that is due.
 const LEASE_NEXT: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     due AS (

@@ -162,8 +162,8 @@ impl RedisConnection {
                 self.shared.served();
                 return answer;
             };
-            // A server that answers this has done nothing. Only the first such answer is followed
-            // by a retry.
+            // A server that answers that it cannot serve has not run the step, so the step is
+            // retried, but only once.
             let refused = cannot_serve(&error);
             let broken = error.is_io_error() || error.is_unrecoverable_error();
             if !refused && !broken {
@@ -198,8 +198,8 @@ impl Shared {
         failures
     }
 
-    /// Drops this connection, unless it was replaced meanwhile. Returns the number of consecutive
-    /// useless ones.
+    /// Drops this connection, unless it was replaced meanwhile. Returns how many consecutive
+    /// connections were dropped without having served a step.
     fn discard(&self, up: &Up) -> u32 {
         let mut link = self.link();
         match &*link {

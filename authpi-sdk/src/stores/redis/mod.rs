@@ -120,9 +120,9 @@ impl Redis {
     ///
     /// # Errors
     /// When the URL is invalid; when host, port, password or database are wrong, with the cause;
-    /// when the server is a replica, a Sentinel or one node of a cluster. (This is read from its
-    /// answer to `HELLO`. A server or proxy without that command is asked for its `ROLE`, and taken
-    /// for a primary if it does not know that either.) Otherwise as for [`open`](Redis::open).
+    /// when the server is a replica, a Sentinel or one node of a cluster. (The answer to `HELLO`
+    /// says so. If a server or proxy does not know that command, `ROLE` is sent. If it does not
+    /// know either of them, it is treated as a primary.) Otherwise as for [`open`](Redis::open).
     pub async fn connect(url: &str) -> Result<Self, LedgerError> {
         Self::options().connect(url).await
     }

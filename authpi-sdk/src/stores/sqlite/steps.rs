@@ -26,8 +26,8 @@ const PORTION: i64 = 256;
 /// The maximum number of rows that a statement wakes.
 const WOKEN: i64 = 4096;
 
-/// In ms: clocks of two processes may differ by as much, and a clock may be slewed by as much,
-/// without counting as set back.
+/// A difference of the clock, in ms, that does not count as setting it back. The clocks that two
+/// processes have read may differ by this much, and so may a clock that is slewed.
 const WOBBLE: i64 = 1_000;
 
 /// The connection, and the state that every step needs.
