@@ -45,6 +45,7 @@ impl fmt::Debug for DeadLetter {
 
 /// Logs that a replayed event waits, since an endpoint without a worker does not handle it on its
 /// own.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub(crate) fn log_replayed(key: &EventKey) {
     tracing::info!(
         endpoint = key.endpoint(),

@@ -40,7 +40,7 @@ use std::{borrow::Cow, convert::Infallible, fmt, future::Future, str::FromStr, t
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
-use super::{Backlog, EventKey, LedgerError, RecordState};
+use super::{Backlog, DeadLetter, EventKey, LedgerError, RecordState};
 
 /// A handle that reads a store and never writes.
 ///
@@ -59,6 +59,15 @@ pub trait Inspector: Send + Sync + 'static {
         &self,
         key: &EventKey,
     ) -> impl Future<Output = Result<Option<RecordView>, InspectError>> + Send;
+
+    /// The dead letter of an event, with its body; `None` if there is none.
+    ///
+    /// # Errors
+    /// Also with [`NotKept`](InspectErrorKind::NotKept), if the store keeps no dead letters.
+    fn dead_letter(
+        &self,
+        key: &EventKey,
+    ) -> impl Future<Output = Result<Option<DeadLetter>, InspectError>> + Send;
 
     /// A page of an endpoint's records. [`RecordPage::newest_first`] says whether the list is
     /// ordered.
@@ -344,6 +353,8 @@ pub enum InspectErrorKind {
     ScanLimit,
     /// The cursor is not from a list of this store.
     InvalidCursor,
+    /// The store does not keep what was asked for.
+    NotKept,
     /// The store failed or cannot be reached; the [`source`](std::error::Error::source) is a
     /// [`LedgerError`].
     Failed,

@@ -15,7 +15,6 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub(crate) mod dead_letter;
 mod digest;
 mod dyn_ledger;
@@ -38,7 +37,6 @@ use crate::{
     telemetry::{self, LogLimit},
 };
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
 pub use digest::Digest;
 pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};

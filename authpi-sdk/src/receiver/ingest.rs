@@ -153,7 +153,6 @@ impl Disposition {
     }
 }
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 impl crate::ledger::DeadLetter {
     /// The event, for [`Receiver::ingest`]. It counts as verified, since its delivery was verified
     /// when it was received.

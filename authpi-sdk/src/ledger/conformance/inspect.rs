@@ -14,7 +14,7 @@ use super::{
 };
 use crate::ledger::{
     Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger as _, RecordState,
-    inspect::{Filter, Inspector, RecordView},
+    inspect::{Filter, InspectErrorKind, Inspector, RecordView},
 };
 
 /// A [`Harness`] whose stores can be inspected.
@@ -36,6 +36,7 @@ pub trait InspectorHarness: Harness {
 pub async fn run<H: InspectorHarness>(harness: &H) {
     Box::pin(an_unknown_event_has_no_record(harness)).await;
     Box::pin(each_state_is_shown_with_what_belongs_to_it(harness)).await;
+    Box::pin(a_dead_letter_is_shown_with_its_body(harness)).await;
     Box::pin(an_expired_lease_and_an_ended_pause_are_zero(harness)).await;
     Box::pin(an_event_of_another_source_is_not_compared(harness)).await;
     Box::pin(a_record_is_found_by_any_id(harness)).await;
@@ -122,6 +123,48 @@ pub async fn each_state_is_shown_with_what_belongs_to_it<H: InspectorHarness>(ha
         assert_eq!(view.reason, Some(reason));
         assert!(view.finished_at.is_some(), "when it died is known");
     }
+}
+
+/// A dead letter is shown with its reason and body, by any id, and only that of an event that is
+/// dead. A store without dead letters says so.
+///
+/// # Panics
+/// When this does not hold.
+pub async fn a_dead_letter_is_shown_with_its_body<H: InspectorHarness>(harness: &H) {
+    let ledger = harness.fresh().await;
+    let inspector = harness.inspector(&ledger).await;
+    let long = "x".repeat(1_000);
+    for id in ["dead", &long] {
+        let (token, _) = granted(&ledger, &key(id)).await;
+        let done = ledger.complete(&key(id), token, dead()).await;
+        assert_eq!(done.expect("complete"), LeaseStatus::Held);
+    }
+    if !ledger.keeps_dead_letters() {
+        let error = inspector.dead_letter(&key("dead")).await.expect_err("none");
+        assert_eq!(error.kind(), InspectErrorKind::NotKept);
+        return;
+    }
+    granted(&ledger, &key("claimed")).await;
+    let (token, _) = granted(&ledger, &key("handled")).await;
+    let done = complete(&ledger, &key("handled"), token).await;
+    assert_eq!(done, LeaseStatus::Held);
+    for id in ["unknown", "claimed", "handled"] {
+        let letter = inspector.dead_letter(&key(id)).await.expect("get");
+        assert_eq!(letter, None, "{id}");
+    }
+    let Completion::Dead { reason, body } = dead() else {
+        unreachable!("it is dead");
+    };
+    for id in ["dead", &long] {
+        let letter = inspector.dead_letter(&key(id)).await.expect("get");
+        let letter = letter.expect("there is a dead letter");
+        assert_eq!(letter.key, key(id));
+        assert_eq!((&letter.reason, &letter.body), (&reason, &body));
+        assert_eq!(letter.attempts, 1);
+    }
+    ledger.forget(&key("dead")).await.expect("forget");
+    let letter = inspector.dead_letter(&key("dead")).await.expect("get");
+    assert_eq!(letter, None, "it was forgotten");
 }
 
 /// A lease that has expired, and a pause that has ended, have nothing left.
@@ -302,6 +345,8 @@ pub async fn looking_changes_nothing<H: InspectorHarness>(harness: &H) {
     for _ in 0..2 {
         inspector.get(&key("held")).await.expect("get");
         inspector.get(&key("unknown")).await.expect("get");
+        // An error if the store keeps none.
+        let _ = inspector.dead_letter(&key("held")).await;
         inspector.endpoints().await.expect("endpoints");
         all(&inspector, &Filter::new(ENDPOINT)).await;
         inspector.status(ENDPOINT).await.expect("status");

@@ -543,6 +543,21 @@ impl<L: Inspector> Inspector for NatsInspector<L> {
         }
     }
 
+    /// Where the ledger has a record, it decides whether the event is dead.
+    async fn dead_letter(&self, key: &EventKey) -> Result<Option<DeadLetter>, InspectError> {
+        let record = self.ledger().get(key).await?;
+        if record.is_some_and(|record| record.state != RecordState::Dead) {
+            return Ok(None);
+        }
+        if let Some(letter) = self.letter(key).await? {
+            return Ok(Some(letter));
+        }
+        match self.ledger().dead_letter(key).await {
+            Err(error) if error.kind() == InspectErrorKind::NotKept => Ok(None),
+            letter => letter,
+        }
+    }
+
     /// First the records of the ledger, then the events and dead letters without a record.
     async fn list(&self, filter: &Filter) -> Result<RecordPage, InspectError> {
         if after(filter.state, Place::Ledger).is_some() {

@@ -14,13 +14,13 @@ use sqlx::{
 use super::{
     Postgres, PostgresOptions,
     connection::{Attempts, Borrowed, PgQuery, kind_of, lost_a_race, rows_in, sqlstate_among},
-    rows::{digest_of, text, untext},
+    rows::{digest_of, letter_of, text, untext},
     schema::{FIRST, OpenError, Tables, VERSION, version},
     statements::NOW,
 };
 use crate::{
     ledger::{
-        EventKey, LedgerError, RecordState,
+        DeadLetter, EventKey, LedgerError, RecordState,
         inspect::{
             Filter, InspectError, InspectErrorKind, Inspector, RecordPage, RecordView, Status,
         },
@@ -37,8 +37,8 @@ use crate::{
 ///   `authpi_schema` and `authpi_ledger`, and the server may be a standby. A connection that
 ///   [`inspect`](Postgres::inspect) makes also has `default_transaction_read_only = on`.
 /// - **A standby** shows what it has replayed.
-/// - **Cost.** [`get`](Inspector::get) and [`endpoints`](Inspector::endpoints) use an index.
-///   [`list`](Inspector::list) and [`status`](Inspector::status) read every record of the endpoint,
+/// - **Cost.** [`get`](Inspector::get), [`dead_letter`](Inspector::dead_letter) and
+///   [`endpoints`](Inspector::endpoints) use an index. [`list`](Inspector::list) and [`status`](Inspector::status) read every record of the endpoint,
 ///   without the bodies.
 /// - **Never hangs.** A question fails after the [`timeout`](PostgresOptions::timeout) (default
 ///   5 s), also if the table is too large for it: set a longer one.
@@ -63,6 +63,7 @@ pub struct PostgresInspector {
 
 struct Statements {
     get: Arc<str>,
+    dead_letter: Arc<str>,
     list: Arc<str>,
     endpoints: Arc<str>,
     status: Arc<str>,
@@ -73,6 +74,9 @@ const COLUMNS: &str = "
     SELECT event_id, state, attempt, at, at - now, first_claimed_at, first_digest, reason, body IS NOT NULL
     FROM {ledger}, clock";
 const GET: &str = "{columns} WHERE endpoint = $1 AND event_id = $2";
+const DEAD_LETTER: &str = "
+    SELECT event_id, reason, attempt, body, first_claimed_at, at FROM {ledger}
+    WHERE endpoint = $1 AND event_id = $2 AND state = 3";
 const LIST: &str = "{columns}
     WHERE endpoint = $1 AND ($2::smallint IS NULL OR state = $2)
         AND ($3::bigint IS NULL OR (first_claimed_at, event_id) < ($3, $4::text))
@@ -111,6 +115,7 @@ impl Statements {
         };
         Self {
             get: statement(GET),
+            dead_letter: statement(DEAD_LETTER),
             list: statement(LIST),
             endpoints: statement(ENDPOINTS),
             status: statement(STATUS),
@@ -355,6 +360,18 @@ impl Inspector for PostgresInspector {
             .map_err(|error| failed(STEP, error))
     }
 
+    async fn dead_letter(&self, key: &EventKey) -> Result<Option<DeadLetter>, InspectError> {
+        const STEP: &str = "get a dead letter";
+        let rows = self.rows(STEP, &self.statements.dead_letter, |query| {
+            query.bind(text(key.endpoint())).bind(text(key.event_id()))
+        });
+        rows.await?
+            .first()
+            .map(|row| letter_of(row, key.endpoint()))
+            .transpose()
+            .map_err(|error| failed(STEP, error))
+    }
+
     async fn list(&self, filter: &Filter) -> Result<RecordPage, InspectError> {
         const STEP: &str = "list records";
         let position = position(filter)?;
@@ -399,12 +416,14 @@ mod tests {
         let tables = Tables::new(DEFAULT_PREFIX, Some("hooks")).unwrap();
         let Statements {
             get,
+            dead_letter,
             list,
             endpoints,
             status,
         } = Statements::on(&tables);
-        for statement in [get, list, endpoints, status] {
-            assert!(statement.trim_start().starts_with("WITH"), "{statement}");
+        for statement in [get, dead_letter, list, endpoints, status] {
+            let first = statement.split_whitespace().next();
+            assert!(matches!(first, Some("WITH" | "SELECT")), "{statement}");
             assert!(!statement.contains(['{', '}']), "{statement}");
             assert!(statement.contains("\"hooks\".authpi_ledger"), "{statement}");
         }

@@ -44,7 +44,7 @@ use crate::ledger::{
 };
 use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
 use notify::Wake;
-use rows::{claim_of, digest_of, next_of, text, untext};
+use rows::{claim_of, digest_of, letter_of, next_of, text};
 use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
 
 #[cfg(feature = "client")]
@@ -189,21 +189,8 @@ impl Postgres {
         );
         let rows = rows.await?;
         let endpoint: Arc<str> = endpoint.into();
-        let letter = |row: &PgRow| {
-            Ok(DeadLetter {
-                key: EventKey::from_stored(endpoint.clone(), untext(row.try_get(0)?)),
-                reason: untext(row.try_get::<Option<_>, _>(1)?.unwrap_or_default()),
-                attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
-                body: row
-                    .try_get::<Option<Vec<u8>>, _>(3)?
-                    .unwrap_or_default()
-                    .into(),
-                first_claimed_at: timestamp(row.try_get(4)?),
-                died_at: timestamp(row.try_get(5)?),
-            })
-        };
         rows.iter()
-            .map(letter)
+            .map(|row| letter_of(row, endpoint.clone()))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|e| LedgerError::new("list dead letters", e))
     }

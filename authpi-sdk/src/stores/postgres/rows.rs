@@ -1,11 +1,12 @@
 //! Reads rows, and writes texts as Postgres can store them.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use sqlx::{Row as _, postgres::PgRow};
 
 use crate::ledger::{
-    Claim, Digest, EventKey, LeasedEvent, NextEvent, RecordState, Token, dead_letter::timestamp,
+    Claim, DeadLetter, Digest, EventKey, LeasedEvent, NextEvent, RecordState, Token,
+    dead_letter::timestamp,
 };
 
 pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
@@ -33,6 +34,24 @@ pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<NextEve
         body.into(),
         timestamp(row.try_get(3)?),
     )))
+}
+
+/// The dead letter of a row: its event, reason, attempts, body and times.
+pub(super) fn letter_of(
+    row: &PgRow,
+    endpoint: impl Into<Arc<str>>,
+) -> Result<DeadLetter, sqlx::Error> {
+    Ok(DeadLetter {
+        key: EventKey::from_stored(endpoint, untext(row.try_get(0)?)),
+        reason: untext(row.try_get::<Option<_>, _>(1)?.unwrap_or_default()),
+        attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
+        body: row
+            .try_get::<Option<Vec<u8>>, _>(3)?
+            .unwrap_or_default()
+            .into(),
+        first_claimed_at: timestamp(row.try_get(4)?),
+        died_at: timestamp(row.try_get(5)?),
+    })
 }
 
 pub(super) fn claim_of(row: &PgRow, nonce: u64) -> Result<Claim, sqlx::Error> {

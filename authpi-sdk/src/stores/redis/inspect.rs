@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ledger::{
-        Digest, EventKey, LedgerError, RecordState,
+        DeadLetter, Digest, EventKey, LedgerError, RecordState,
         inspect::{
             Counts, Cursor, Filter, InspectError, InspectErrorKind, Inspector, RecordPage,
             RecordView, Status,
@@ -365,6 +365,13 @@ impl Inspector for RedisInspector {
     async fn get(&self, key: &EventKey) -> Result<Option<RecordView>, InspectError> {
         let found = self.records(std::slice::from_ref(key)).await?;
         Ok(found.into_iter().next().map(Found::view))
+    }
+
+    async fn dead_letter(&self, _: &EventKey) -> Result<Option<DeadLetter>, InspectError> {
+        Err(InspectError::new(
+            InspectErrorKind::NotKept,
+            "Redis keeps no dead letters: an event that was given up is only remembered as dead",
+        ))
     }
 
     /// A page may have a few records more than the limit, and a record may come twice.

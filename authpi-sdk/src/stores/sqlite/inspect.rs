@@ -23,12 +23,12 @@ use super::{
     file::{Identity, identity},
     open_error::{OpenError, Unusable},
     schema::{FIRST, VERSION, version},
-    steps::{Statement, digest_at, left, of_event},
+    steps::{Statement, digest_at, left, letter_at, of_event},
 };
 use crate::{
     Clock,
     ledger::{
-        EventKey, LedgerError, LedgerErrorKind, RecordState,
+        DeadLetter, EventKey, LedgerError, LedgerErrorKind, RecordState,
         inspect::{
             Filter, InspectError, InspectErrorKind, Inspector, RecordPage, RecordView, Status,
         },
@@ -43,8 +43,8 @@ use crate::{
 ///   `-wal` because it was killed, SQLite uses the files `-wal` and `-shm`, and creates the latter
 ///   again if it is missing.
 /// - **Does not disturb.** Readers and the writer of the file do not wait for each other.
-/// - **Cost.** [`get`](Inspector::get) and [`endpoints`](Inspector::endpoints) use an index.
-///   [`list`](Inspector::list) and [`status`](Inspector::status) read every record of the endpoint,
+/// - **Cost.** [`get`](Inspector::get), [`dead_letter`](Inspector::dead_letter) and
+///   [`endpoints`](Inspector::endpoints) use an index. [`list`](Inspector::list) and [`status`](Inspector::status) read every record of the endpoint,
 ///   without the bodies.
 /// - **Clock.** Leases and pauses run on the host's clock, so inspect the file on its host.
 ///
@@ -268,6 +268,9 @@ fn unreadable(path: &Path, error: io::Error) -> InspectError {
 const GET: &str = "
     SELECT event_id, state, attempt, at, since, first_claimed_at, first_digest, reason, body IS NOT NULL
     FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
+const DEAD_LETTER: &str = "
+    SELECT event_id, reason, attempt, body, first_claimed_at, at FROM authpi_ledger
+    WHERE endpoint = ?1 AND event_id = ?2 AND state = 3";
 const LIST: &str = "
     SELECT event_id, state, attempt, at, since, first_claimed_at, first_digest, reason, body IS NOT NULL
     FROM authpi_ledger
@@ -343,6 +346,15 @@ impl Inspector for SqliteInspector {
         let now = self.now();
         rows.first()
             .map(|row| view(row, key.endpoint(), now))
+            .transpose()
+            .map_err(|error| self.error(STEP, error))
+    }
+
+    async fn dead_letter(&self, key: &EventKey) -> Result<Option<DeadLetter>, InspectError> {
+        const STEP: &str = "get a dead letter";
+        let rows = self.rows(STEP, || of_event(DEAD_LETTER, key)).await?;
+        rows.first()
+            .map(|row| letter_at(row, key.endpoint()))
             .transpose()
             .map_err(|error| self.error(STEP, error))
     }

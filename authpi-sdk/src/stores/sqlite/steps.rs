@@ -395,21 +395,27 @@ impl Step for DeadLettersStep {
             .bind(at)
             .bind(event_id);
         let rows = records.read(statement.bind(i64::from(self.limit))).await?;
-        let letter = |row: &SqliteRow| {
-            Ok(DeadLetter {
-                key: EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?),
-                reason: row.try_get::<Option<String>, _>(1)?.unwrap_or_default(),
-                attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
-                body: row
-                    .try_get::<Option<Vec<u8>>, _>(3)?
-                    .unwrap_or_default()
-                    .into(),
-                first_claimed_at: timestamp(row.try_get(4)?),
-                died_at: timestamp(row.try_get(5)?),
-            })
-        };
-        rows.iter().map(letter).collect()
+        let letters = rows.iter().map(|row| letter_at(row, self.endpoint.clone()));
+        letters.collect()
     }
+}
+
+/// The dead letter of a row: its event, reason, attempts, body and times.
+pub(super) fn letter_at(
+    row: &SqliteRow,
+    endpoint: impl Into<Arc<str>>,
+) -> Result<DeadLetter, sqlx::Error> {
+    Ok(DeadLetter {
+        key: EventKey::from_stored(endpoint, row.try_get::<String, _>(0)?),
+        reason: row.try_get::<Option<String>, _>(1)?.unwrap_or_default(),
+        attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
+        body: row
+            .try_get::<Option<Vec<u8>>, _>(3)?
+            .unwrap_or_default()
+            .into(),
+        first_claimed_at: timestamp(row.try_get(4)?),
+        died_at: timestamp(row.try_get(5)?),
+    })
 }
 
 pub(super) struct ReplayStep {

@@ -47,6 +47,7 @@ async fn all_questions(inspector: &SqliteInspector) {
     assert_eq!(inspector.endpoints().await.unwrap(), ["users"]);
     let view = inspector.get(&key(1)).await.unwrap().unwrap();
     assert_eq!(view.state, RecordState::Handled);
+    assert_eq!(inspector.dead_letter(&key(1)).await.unwrap(), None);
     let page = inspector.list(&Filter::new("users")).await.unwrap();
     assert!(page.newest_first);
     assert_eq!(page.records, [view]);
