@@ -144,8 +144,6 @@ pub(crate) struct ListLetters {
 }
 
 /// Show a dead letter with the delivery's body, which is personal data.
-///
-/// The store is opened as a receiver opens it, so this needs the right to write.
 #[derive(Args)]
 #[command(after_help = "Example:\n  authpi store dead-letters show evt_1 --store sqlite:hooks.db")]
 pub(crate) struct ShowLetter {
@@ -457,54 +455,32 @@ impl ListLetters {
     }
 }
 
-/// Calls `each` for every dead letter of the endpoint, oldest first, until it returns a result. One
-/// page is in memory at a time.
-async fn find_letter<T>(
-    store: &Change,
-    endpoint: &str,
-    mut each: impl FnMut(&DeadLetter) -> Option<T>,
-) -> Result<Option<T>> {
-    let mut last = None::<DeadLetter>;
-    loop {
-        let page = store.dead_letters(endpoint, last.as_ref(), 100).await?;
-        if let Some(found) = page.iter().find_map(&mut each) {
-            return Ok(Some(found));
-        }
-        let Some(newest) = page.into_iter().next_back() else {
-            return Ok(None);
-        };
-        last = Some(newest);
-    }
-}
-
-/// The keys of the dead letters that are wanted.
+/// The keys of the dead letters that are wanted. One page of letters is in memory at a time.
 async fn letter_keys(
     store: &Change,
     endpoint: &str,
     is_wanted: impl Fn(&DeadLetter) -> bool,
 ) -> Result<Vec<EventKey>> {
-    let mut keys = Vec::new();
-    find_letter(store, endpoint, |letter| {
-        if is_wanted(letter) {
-            keys.push(letter.key.clone());
-        }
-        None::<()>
-    })
-    .await?;
-    Ok(keys)
+    let (mut keys, mut last) = (Vec::new(), None::<DeadLetter>);
+    loop {
+        let page = store.dead_letters(endpoint, last.as_ref(), 100).await?;
+        let wanted = page.iter().filter(|letter| is_wanted(letter));
+        keys.extend(wanted.map(|letter| letter.key.clone()));
+        let Some(newest) = page.into_iter().next_back() else {
+            return Ok(keys);
+        };
+        last = Some(newest);
+    }
 }
 
 impl ShowLetter {
     async fn run(self, output: Output) -> Result {
         let store = self.of.store.open().await?;
         let endpoint = store.endpoint(self.of.endpoint.as_deref()).await?;
-        let change = self.of.store.open_to_change(&store).await?;
-        let wanted = key(&endpoint, &self.event_id);
-        let letter = find_letter(&change, &endpoint, |letter| {
-            (letter.key == wanted).then(|| letter.clone())
-        })
-        .await?
-        .ok_or_else(|| no_letter(&endpoint, &self.event_id))?;
+        let letter = store
+            .dead_letter(&key(&endpoint, &self.event_id))
+            .await?
+            .ok_or_else(|| no_letter(&endpoint, &self.event_id))?;
         let mut members = json!(Letter::from(&letter));
         members["first_claimed_at"] = shown(letter.first_claimed_at.into()).into();
         members["body"] = serde_json::from_slice(&letter.body)

@@ -8,7 +8,7 @@ mod location;
 
 use authpi_sdk::{
     ledger::{
-        EventKey,
+        DeadLetter, EventKey,
         inspect::{
             Filter, InspectError, InspectErrorKind, Inspector, RecordPage, RecordView, Status,
         },
@@ -169,6 +169,10 @@ impl Store {
 
     pub(crate) async fn get(&self, key: &EventKey) -> Result<Option<RecordView>> {
         Ok(each!(self, store => store.get(key).await)?)
+    }
+
+    pub(crate) async fn dead_letter(&self, key: &EventKey) -> Result<Option<DeadLetter>> {
+        Ok(each!(self, store => store.dead_letter(key).await)?)
     }
 
     pub(crate) async fn list(&self, filter: &Filter) -> Result<RecordPage> {
