@@ -41,11 +41,11 @@
 //!
 //! # Inspector
 //!
-//! With the feature `inspector` (default), a browser shows the webhooks, deliveries and events at
-//! [`Emulator::inspector_url`], creates webhooks, triggers events, and resends deliveries. `/`
-//! redirects there. See [`Builder::inspector`] for who may open it. The requests and responses of
-//! attempts are kept for it: the latest 20 of each of the latest 1 000 deliveries, with 4 KiB of
-//! each response, and at most 64 MiB in total.
+//! With the feature `inspector` (default), a browser shows the webhooks, deliveries, events and
+//! faults at [`Emulator::inspector_url`], creates webhooks, triggers events, resends deliveries,
+//! and adds and removes faults. `/` redirects there. See [`Builder::inspector`] for who may open
+//! it. The requests and responses of attempts are kept for it: the latest 20 of each of the latest
+//! 1 000 deliveries, with 4 KiB of each response, and at most 64 MiB in total.
 //!
 //! # Faults
 //!
@@ -53,8 +53,8 @@
 //! order, bursts, bodies that are cut, slow or of a wrong length, wrong secrets, old signatures,
 //! connections that are closed; and on the API 429, 5xx, redirects, responses that stall, are cut or
 //! are dropped after the call was performed. Other processes use `GET`, `PUT` and `DELETE` of
-//! `/_emulator/faults`, with the API's credentials, through [`RemoteEmulator`] or `authpi faults`.
-//! A [seed](Builder::seed) repeats a run.
+//! `/_emulator/faults`, with the API's credentials, through [`RemoteEmulator`] or `authpi faults`;
+//! a person uses the inspector. A [seed](Builder::seed) repeats a run.
 //!
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -481,7 +481,9 @@ impl Builder {
         #[cfg(feature = "inspector")]
         let has_inspector = self.inspector.unwrap_or(address.ip().is_loopback());
         let account = Account::new(self.clock.millis(), self.seed);
-        let faults = FaultState::new(self.seed.unwrap_or_default(), self.faults);
+        let changed = watch::Sender::new(());
+        let seed = self.seed.unwrap_or_default();
+        let faults = FaultState::new(seed, self.faults, changed.clone());
         let faults = faults.map_err(|invalid| StartError {
             what: format!("the fault plan is invalid: {invalid}"),
             cause: None,
@@ -503,7 +505,7 @@ impl Builder {
             body_timeout: self.settings.body_timeout,
             replays: idempotency::Replays::default(),
             redeliveries,
-            changed: watch::Sender::new(()),
+            changed,
             #[cfg(feature = "inspector")]
             inspector: has_inspector,
         });

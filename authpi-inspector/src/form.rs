@@ -16,6 +16,14 @@ impl Form {
         values(&self.0, name).next()
     }
 
+    /// All members that are not empty.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+        let members = self.0.iter();
+        members
+            .map(|(name, value)| (name.as_str(), value.trim()))
+            .filter(|(_, value)| !value.is_empty())
+    }
+
     pub(crate) fn text(&self, name: &str) -> String {
         self.get(name).unwrap_or_default().to_owned()
     }

@@ -1,4 +1,5 @@
-//! A web page for developers: lists webhooks, deliveries and events, and acts on them.
+//! A web page for developers: lists webhooks, deliveries, events and faults, and acts
+//! on them.
 //!
 //! [`Inspector`] answers the requests under one path of a server that already exists. What there is
 //! to show and to do comes from a [`Source`]. `authpi-emulator` is one. The crate knows nothing of
@@ -51,8 +52,8 @@ use tokio::sync::{Semaphore, watch};
 pub use body::Body;
 pub use source::{
     Attempt, Delivery, DeliveryFilter, DeliveryRow, DeliveryStatus, Event, EventFilter, EventRow,
-    Example, NewEvent, NewWebhook, Page, Problem, Secrets, SignatureView, Source, Tab, Webhook,
-    WebhookAction,
+    Example, Fault, FaultField, FaultKind, FaultTarget, NewEvent, NewFault, NewWebhook, Page,
+    Problem, Secrets, SignatureView, Source, Tab, Webhook, WebhookAction,
 };
 
 use taken::ShownOnce;

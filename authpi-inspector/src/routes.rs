@@ -7,12 +7,12 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::{
-    Body, Delivery, DeliveryFilter, DeliveryStatus, EventFilter, Inspector, NewEvent, NewWebhook,
-    Problem, Secrets, Source, Tab, WebhookAction,
+    Body, Delivery, DeliveryFilter, DeliveryStatus, EventFilter, Inspector, NewEvent, NewFault,
+    NewWebhook, Problem, Secrets, Source, Tab, WebhookAction,
     body::Signals,
     form::Form,
     guard::{self, Refusal},
-    view::{self, Site, curl, deliveries, delivery, events, webhooks},
+    view::{self, Site, curl, deliveries, delivery, events, faults, webhooks},
 };
 
 /// Only what this server sends, and nothing inline.
@@ -86,6 +86,7 @@ pub(crate) async fn answer<S: Source>(
             webhooks_at(inspector, &site, &request, rest).await
         }
         (Some(Tab::Events), [_, rest @ ..]) => events_at(inspector, &site, &request, rest).await,
+        (Some(Tab::Faults), [_, rest @ ..]) => faults_at(inspector, &site, &request, rest).await,
         _ => Err(Problem::not_found("page")),
     };
     result.unwrap_or_else(|problem| failed(&site, &problem))
@@ -277,6 +278,52 @@ async fn trigger<S: Source>(
     let (subject, data) = (parse("subject", subject)?, parse("data", data)?);
     let event = NewEvent::new(event_type.to_owned(), subject, data);
     source.trigger(event).await
+}
+
+async fn faults_at<S: Source>(
+    inspector: &Inspector<S>,
+    site: &Site<'_>,
+    request: &Request<'_>,
+    rest: &[&str],
+) -> Result<Answer, Problem> {
+    let source = &inspector.source;
+    match (request.head.method.as_str(), rest) {
+        ("GET", []) => Ok(page_of(faults::list(site, &source.faults().await?))),
+        ("GET", ["new"]) => {
+            let kinds = source.fault_kinds();
+            let wanted = request.query.get("kind");
+            let chosen = kinds.iter().find(|kind| Some(kind.name) == wanted);
+            let chosen = chosen.or(kinds.first());
+            let chosen = chosen.ok_or_else(|| Problem::not_found("page"))?;
+            Ok(page_of(faults::add(site, &kinds, chosen, None)))
+        }
+        ("POST", []) => {
+            let values = request.form.members();
+            let entered = NewFault {
+                kind: request.form.text("kind"),
+                values: values
+                    .filter(|(name, _)| *name != "kind")
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+            };
+            let kinds = source.fault_kinds();
+            let chosen = kinds.iter().find(|kind| kind.name == entered.kind);
+            let chosen = chosen.ok_or_else(|| Problem::not_found("kind of fault"))?;
+            match source.add_fault(entered.clone()).await {
+                Ok(()) => Ok(see_other(&site.path(&[Tab::Faults.path()]))),
+                Err(problem) => {
+                    let failed = Some((&entered, &*problem.message));
+                    let form = faults::add(site, &kinds, chosen, failed);
+                    Ok(html(StatusCode::UNPROCESSABLE_ENTITY, form))
+                }
+            }
+        }
+        ("POST", [id, "remove"]) => {
+            source.remove_fault(id).await?;
+            Ok(see_other(&site.path(&[Tab::Faults.path()])))
+        }
+        _ => Err(Problem::not_found("page")),
+    }
 }
 
 fn pretty(value: &Value) -> String {

@@ -19,11 +19,13 @@ pub enum Tab {
     Webhooks,
     /// The event log, and triggering events.
     Events,
+    /// What goes wrong on purpose.
+    Faults,
 }
 
 impl Tab {
     /// All tabs, in the order of the page.
-    pub const ALL: [Self; 3] = [Self::Deliveries, Self::Webhooks, Self::Events];
+    pub const ALL: [Self; 4] = [Self::Deliveries, Self::Webhooks, Self::Events, Self::Faults];
 
     /// The first segment of its paths.
     pub(crate) fn path(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Tab {
             Self::Deliveries => "deliveries",
             Self::Webhooks => "webhooks",
             Self::Events => "events",
+            Self::Faults => "faults",
         }
     }
 
@@ -39,6 +42,7 @@ impl Tab {
             Self::Deliveries => "Deliveries",
             Self::Webhooks => "Webhooks",
             Self::Events => "Events",
+            Self::Faults => "Faults",
         }
     }
 }
@@ -106,6 +110,18 @@ pub trait Source: Send + Sync + 'static {
 
     /// Creates an event. Returns its id.
     fn trigger(&self, event: NewEvent) -> impl Future<Output = Result<String, Problem>> + Send;
+
+    /// The faults, in the order in which they are looked at.
+    fn faults(&self) -> impl Future<Output = Result<Vec<Fault>, Problem>> + Send;
+
+    /// The kinds of faults, and what the form asks for.
+    fn fault_kinds(&self) -> Vec<FaultKind>;
+
+    /// Adds a fault, after the present ones.
+    fn add_fault(&self, fault: NewFault) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Removes a fault.
+    fn remove_fault(&self, id: &str) -> impl Future<Output = Result<(), Problem>> + Send;
 }
 
 /// Why something was not done. It is shown, so it contains no secret.
@@ -413,4 +429,78 @@ impl NewEvent {
             data,
         }
     }
+}
+
+/// What a fault is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultTarget {
+    /// Attempts of deliveries.
+    Deliveries,
+    /// Calls of the API.
+    Calls,
+}
+
+impl FaultTarget {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Deliveries => "Deliveries",
+            Self::Calls => "API",
+        }
+    }
+}
+
+/// A fault in the list.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Its id, until it is removed.
+    pub id: String,
+    /// What it is about.
+    pub target: FaultTarget,
+    /// The name of its kind.
+    pub kind: String,
+    /// Its values, and what it is limited to, by name.
+    pub values: Vec<(String, String)>,
+    /// How often it was applied.
+    pub applied: u32,
+    /// How often it is applied at most.
+    pub times: Option<u32>,
+}
+
+/// A kind of faults.
+#[derive(Clone, Debug)]
+pub struct FaultKind {
+    /// Its name, such as `slow_body`.
+    pub name: &'static str,
+    /// What it is about.
+    pub target: FaultTarget,
+    /// What happens.
+    pub description: &'static str,
+    /// What the form asks for.
+    pub fields: Vec<FaultField>,
+}
+
+/// A field of the form that adds a fault.
+#[derive(Clone, Debug)]
+pub struct FaultField {
+    /// The member's name.
+    pub name: &'static str,
+    /// What the form shows.
+    pub label: &'static str,
+    /// What the form contains at first.
+    pub value: &'static str,
+    /// Whether it may not be empty.
+    pub is_required: bool,
+    /// The values to select from, with what the form shows; none for any text.
+    pub choices: Vec<(String, String)>,
+}
+
+/// A fault to add.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct NewFault {
+    /// The name of its kind.
+    pub kind: String,
+    /// The fields that are not empty, by name.
+    pub values: Vec<(String, String)>,
 }

@@ -9,6 +9,8 @@ mod dice;
 mod hold;
 mod plan;
 
+#[cfg(feature = "inspector")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +18,8 @@ use std::{
 
 pub(crate) use control::{PATH, answer};
 pub use plan::{CallFault, CallRule, DeliveryFault, DeliveryRule, FaultPlan, InvalidPlan};
+
+use tokio::sync::watch;
 
 use dice::Dice;
 pub(crate) use hold::Holds;
@@ -59,6 +63,8 @@ pub(crate) struct FaultState {
     seed: u64,
     inner: Mutex<Inner>,
     pub(crate) holds: Holds,
+    /// Notified of each change of the plan.
+    changed: watch::Sender<()>,
 }
 
 struct Inner {
@@ -70,15 +76,36 @@ struct Inner {
 /// The draws for deliveries, or for calls.
 struct Drawn {
     dice: Dice,
-    /// How often each rule was applied.
-    applied: Vec<u32>,
+    /// For each rule.
+    rules: Vec<InUse>,
+}
+
+/// What is known of a rule beside the plan.
+struct InUse {
+    /// Different for each rule, also of earlier plans.
+    #[cfg(feature = "inspector")]
+    id: u64,
+    /// How often it was applied.
+    applied: u32,
+}
+
+impl InUse {
+    fn new() -> Self {
+        #[cfg(feature = "inspector")]
+        static LATEST: AtomicU64 = AtomicU64::new(0);
+        Self {
+            #[cfg(feature = "inspector")]
+            id: LATEST.fetch_add(1, Ordering::Relaxed),
+            applied: 0,
+        }
+    }
 }
 
 impl Drawn {
     fn new(seed: u64, rules: usize) -> Self {
         Self {
             dice: Dice::new(seed),
-            applied: vec![0; rules],
+            rules: (0..rules).map(|_| InUse::new()).collect(),
         }
     }
 
@@ -91,9 +118,10 @@ impl Drawn {
         self.dice.next_number();
         for (at, rule) in rules.iter().enumerate() {
             let (matches, rate, times) = when(rule);
-            let is_left = times.is_none_or(|times| self.applied[at] < times);
+            let applied = &mut self.rules[at].applied;
+            let is_left = times.is_none_or(|times| *applied < times);
             if matches && is_left && self.dice.is_drawn(at, rate) {
-                self.applied[at] += 1;
+                *applied = applied.saturating_add(1);
                 return Some(rule);
             }
         }
@@ -102,12 +130,17 @@ impl Drawn {
 }
 
 impl FaultState {
-    pub(crate) fn new(seed: u64, plan: FaultPlan) -> Result<Self, InvalidPlan> {
+    pub(crate) fn new(
+        seed: u64,
+        plan: FaultPlan,
+        changed: watch::Sender<()>,
+    ) -> Result<Self, InvalidPlan> {
         plan.check()?;
         Ok(Self {
             seed,
             inner: Mutex::new(Inner::new(seed, plan)),
             holds: Holds::default(),
+            changed,
         })
     }
 
@@ -123,12 +156,74 @@ impl FaultState {
         plan.check()?;
         *self.inner() = Inner::new(self.seed, plan);
         self.holds.release();
+        self.changed.send_replace(());
         Ok(())
     }
 
     pub(crate) fn clear(&self) {
         *self.inner() = Inner::new(self.seed, FaultPlan::default());
         self.holds.release();
+        self.changed.send_replace(());
+    }
+
+    /// Adds rules to the present ones, whose counts and draws go on.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn add(&self, more: FaultPlan) -> Result<(), InvalidPlan> {
+        more.check()?;
+        let mut inner = self.inner();
+        let Inner {
+            plan,
+            deliveries,
+            calls,
+        } = &mut *inner;
+        for (drawn, rules) in [
+            (deliveries, more.deliveries.len()),
+            (calls, more.calls.len()),
+        ] {
+            drawn.rules.extend((0..rules).map(|_| InUse::new()));
+        }
+        plan.deliveries.extend(more.deliveries);
+        plan.calls.extend(more.calls);
+        drop(inner);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Removes a rule; false if it is not there.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn remove(&self, id: u64) -> bool {
+        let mut inner = self.inner();
+        let Inner {
+            plan,
+            deliveries,
+            calls,
+        } = &mut *inner;
+        let place = |drawn: &Drawn| drawn.rules.iter().position(|rule| rule.id == id);
+        if let Some(at) = place(deliveries) {
+            deliveries.rules.remove(at);
+            plan.deliveries.remove(at);
+        } else if let Some(at) = place(calls) {
+            calls.rules.remove(at);
+            plan.calls.remove(at);
+        } else {
+            return false;
+        }
+        drop(inner);
+        self.holds.release();
+        self.changed.send_replace(());
+        true
+    }
+
+    /// The plan, and for each rule of deliveries, and then of calls, its id and how often it was
+    /// applied.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn in_use(&self) -> (FaultPlan, [Vec<(u64, u32)>; 2]) {
+        let inner = self.inner();
+        let rules = [&inner.deliveries, &inner.calls].map(|drawn| {
+            let rules = drawn.rules.iter();
+            rules.map(|rule| (rule.id, rule.applied)).collect()
+        });
+        (inner.plan.clone(), rules)
     }
 
     /// The fault of the next attempt.
@@ -173,6 +268,10 @@ impl Inner {
 mod tests {
     use super::*;
 
+    fn state(seed: u64, plan: FaultPlan) -> FaultState {
+        FaultState::new(seed, plan, watch::Sender::new(())).unwrap()
+    }
+
     fn drawn(state: &FaultState, n: usize) -> Vec<bool> {
         (0..n)
             .map(|_| state.of_attempt("user.created", "wh_1").is_some())
@@ -182,7 +281,7 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_faults() {
         let rule = DeliveryRule::new(DeliveryFault::HangUp).rate(0.3);
-        let state = |seed| FaultState::new(seed, FaultPlan::new().delivery(rule.clone())).unwrap();
+        let state = |seed| state(seed, FaultPlan::new().delivery(rule.clone()));
         let first = drawn(&state(7), 1_000);
         assert_eq!(first, drawn(&state(7), 1_000));
         assert_ne!(first, drawn(&state(8), 1_000));
@@ -208,7 +307,7 @@ mod tests {
             )
             .delivery(DeliveryRule::new(DeliveryFault::CutBody).webhook("wh_2"))
             .call(CallRule::new(CallFault::Stall).operation("webhooks.create"));
-        let state = FaultState::new(0, plan).unwrap();
+        let state = state(0, plan);
         assert_eq!(state.of_attempt("user.deleted", "wh_1"), None);
         for _ in 0..2 {
             let fault = state.of_attempt("user.created", "wh_1");
@@ -221,5 +320,31 @@ mod tests {
         assert_eq!(state.of_call("webhooks.create"), Some(CallFault::Stall));
         state.clear();
         assert_eq!(state.of_call("webhooks.create"), None);
+    }
+
+    #[cfg(feature = "inspector")]
+    #[test]
+    fn rules_are_added_and_removed_while_the_others_go_on() {
+        let once = |fault| DeliveryRule::new(fault).times(1);
+        let plan = FaultPlan::new().delivery(once(DeliveryFault::HangUp));
+        let state = state(0, plan);
+        let next = || state.of_attempt("user.created", "wh_1");
+        assert_eq!(next(), Some(DeliveryFault::HangUp));
+        let more = FaultPlan::new()
+            .delivery(once(DeliveryFault::CutBody))
+            .call(CallRule::new(CallFault::Stall));
+        state.add(more).unwrap();
+        assert_eq!(next(), Some(DeliveryFault::CutBody));
+        let (_, [deliveries, calls]) = state.in_use();
+        let applied: Vec<_> = deliveries.iter().map(|(_, applied)| *applied).collect();
+        assert_eq!((applied, calls[0].1), (vec![1, 1], 0));
+        let invalid = FaultPlan::new().call(CallRule::new(CallFault::Stall).rate(2.0));
+        assert!(state.add(invalid).is_err());
+
+        assert!(state.remove(deliveries[0].0) && state.remove(calls[0].0));
+        assert!(!state.remove(deliveries[0].0), "it was removed twice");
+        assert_eq!((next(), state.of_call("webhooks.list")), (None, None));
+        assert_eq!(state.in_use().1, [vec![deliveries[1]], vec![]]);
+        assert_eq!(state.plan().deliveries.len(), 1);
     }
 }

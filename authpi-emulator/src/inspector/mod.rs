@@ -1,5 +1,6 @@
 //! The inspector page, on the emulator's own listener.
 
+mod faults;
 mod find;
 mod signature;
 mod source;

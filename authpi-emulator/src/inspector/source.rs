@@ -6,7 +6,8 @@ use std::{ops::Bound, sync::Arc};
 
 use authpi_inspector::{
     Attempt, Delivery, DeliveryFilter, DeliveryRow, DeliveryStatus, Event, EventFilter, EventRow,
-    Example, NewEvent, NewWebhook, PAGE, Page, Problem, Secrets, Source, Webhook, WebhookAction,
+    Example, Fault, FaultKind, NewEvent, NewFault, NewWebhook, PAGE, Page, Problem, Secrets,
+    Source, Webhook, WebhookAction,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{find::contains, signature};
+use super::{faults, find::contains, signature};
 use crate::{
     answer::Answer,
     credentials::Caller,
@@ -240,6 +241,38 @@ impl Source for EmulatorSource {
             .data(event.data);
         let recorded = self.0.trigger(event)?;
         Ok(recorded.event.id.clone())
+    }
+
+    async fn faults(&self) -> Result<Vec<Fault>, Problem> {
+        Ok(faults::list(&self.0.faults))
+    }
+
+    fn fault_kinds(&self) -> Vec<FaultKind> {
+        let store = self.0.store();
+        let webhooks = store
+            .webhooks
+            .values()
+            .filter(|webhook| webhook.status != WebhookStatus::Deleted)
+            .map(|webhook| {
+                (
+                    webhook.id.clone(),
+                    format!("{} ({})", webhook.name, webhook.id),
+                )
+            });
+        faults::kinds(self.0.description, webhooks.collect())
+    }
+
+    async fn add_fault(&self, fault: NewFault) -> Result<(), Problem> {
+        faults::add(&self.0.faults, &fault)
+    }
+
+    async fn remove_fault(&self, id: &str) -> Result<(), Problem> {
+        let is_removed = id.parse().is_ok_and(|id| self.0.faults.remove(id));
+        if is_removed {
+            Ok(())
+        } else {
+            Err(Problem::not_found("fault"))
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use parameter::Parameter;
 
 /// The parsed description.
 pub(crate) struct Description {
-    operations: Vec<Operation>,
+    pub(crate) operations: Vec<Operation>,
     pub(crate) events: EventCatalogue,
     /// The schema of a delivery's body; the emulator's tests check its own deliveries against it.
     #[cfg(test)]

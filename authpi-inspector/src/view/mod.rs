@@ -4,6 +4,7 @@ pub(crate) mod curl;
 pub(crate) mod deliveries;
 pub(crate) mod delivery;
 pub(crate) mod events;
+pub(crate) mod faults;
 mod json;
 pub(crate) mod webhooks;
 

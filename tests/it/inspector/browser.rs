@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use authpi_emulator::faults::{DeliveryFault, DeliveryRule, FaultPlan};
 use authpi_sdk::signature::{KeyRing, Verifier};
 use fantoccini::key::Key;
 use serde_json::json;
@@ -129,6 +130,53 @@ async fn an_edited_event_is_triggered_and_found_by_its_text() {
             browser.sees("form.filters", "Show all").await;
             assert_eq!(browser.has("#events a").await, count > 0, "{text}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fault_is_added_applied_and_removed() {
+    with_browser(async |browser| {
+        let page = Page::without_retries().await;
+        page.webhook("none", &["user.created"]).await;
+        browser.open(&format!("{}/faults", page.url)).await;
+        browser.sees("#live", "Live").await;
+        browser.sees("#faults", "Nothing goes wrong").await;
+        browser.click("a.primary").await;
+        browser
+            .run("document.querySelector('select[name=kind]').value = 'duplicate'")
+            .await;
+        browser.click("form.filters button").await;
+        browser.sees("button.primary", "Add duplicate").await;
+        browser.fill("input[name=copies]", "0").await;
+        browser.fill("input[name=times]", "1").await;
+        browser.click("button.primary").await;
+        browser.sees("[role=alert]", "copies must be from 1").await;
+        browser.fill("input[name=copies]", "2").await;
+        browser.click("button.primary").await;
+        browser.sees("#faults", "0 of 1").await;
+        browser.sees("#live", "Live").await;
+        browser.run("window.isSamePage = true").await;
+
+        page.emulator.trigger("user.created").await.unwrap();
+        page.endpoint.until(3).await;
+        browser.sees("#faults", "1 of 1").await;
+        page.emulator.trigger("user.created").await.unwrap();
+        page.emulator.deliveries_finished().await;
+        assert_eq!(page.endpoint.received().len(), 4, "it applied twice");
+        // Changes from elsewhere are shown, too.
+        let rule = DeliveryRule::new(DeliveryFault::HangUp);
+        let plan = page.emulator.faults().plan().delivery(rule);
+        page.emulator.faults().set(plan).unwrap();
+        browser.sees("#faults", "hang up").await;
+        assert_eq!(browser.run("return window.isSamePage").await, json!(true));
+
+        browser.click("#faults tr:first-child button").await;
+        browser.sees("#faults", "hang up").await;
+        browser.find("#faults tr:only-child").await;
+        browser.click("#faults button").await;
+        browser.sees("#faults", "Nothing goes wrong").await;
+        assert_eq!(page.emulator.faults().plan(), FaultPlan::new());
     })
     .await;
 }
@@ -283,6 +331,14 @@ async fn full(page: &Page) -> Vec<String> {
         ("auth", "signature"),
     ];
     page.post("/webhooks", &form).send().await.unwrap();
+    // It is never applied.
+    let fault = [
+        ("kind", "redirect"),
+        ("to", far),
+        ("rate", "0"),
+        ("operation", "webhooks.listDeliveries"),
+    ];
+    page.post("/faults", &fault).send().await.unwrap();
     page.endpoint.then([Reply::Status(500)]);
     for event_type in ["user.created", "user.deleted", "user.updated"] {
         page.emulator.trigger(event_type).await.unwrap();
@@ -306,6 +362,8 @@ async fn full(page: &Page) -> Vec<String> {
         "/events".to_owned(),
         "/events/trigger?type=user.created".to_owned(),
         event,
+        "/faults".to_owned(),
+        "/faults/new?kind=burst".to_owned(),
     ]
 }
 
@@ -330,6 +388,8 @@ async fn every_page_is_drawn_in_both_themes() {
             "events",
             "trigger",
             "event",
+            "faults",
+            "fault",
         ];
         for (name, width, height, is_dark) in
             [("light", 1600, 1000, false), ("dark", 400, 900, true)]

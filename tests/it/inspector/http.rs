@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use authpi_emulator::{Emulator, NewEvent};
+use authpi_emulator::{
+    Emulator, NewEvent,
+    faults::{DeliveryFault, DeliveryRule, FaultPlan},
+};
 use authpi_sdk::{
     signature::{KeyRing, Verifier},
     testing::Recording,
@@ -14,7 +17,7 @@ use tokio::time::timeout;
 use super::{Page, led_to};
 use crate::emulator::endpoint::Reply;
 
-const READS: [&str; 10] = [
+const READS: [&str; 12] = [
     "/",
     "/deliveries",
     "/deliveries/whd_1",
@@ -23,15 +26,19 @@ const READS: [&str; 10] = [
     "/webhooks/new",
     "/webhooks/wh_1/secrets",
     "/events",
+    "/faults",
+    "/faults/new",
     "/stream",
     "/assets/inspector.js",
 ];
 
-const CHANGES: [&str; 4] = [
+const CHANGES: [&str; 6] = [
     "/webhooks",
     "/webhooks/wh_1/rotate",
     "/deliveries/whd_1/resend",
     "/events",
+    "/faults",
+    "/faults/1/remove",
 ];
 
 #[tokio::test]
@@ -254,6 +261,85 @@ async fn a_delivery_shows_its_attempts_and_is_saved_as_a_fixture() {
     let kind = body.headers()["content-disposition"].to_str().unwrap();
     assert!(kind.starts_with("attachment; filename=\"whd_"), "{kind}");
     assert_eq!(body.bytes().await.unwrap(), received[1].body);
+}
+
+#[tokio::test]
+async fn faults_of_every_kind_are_added_with_the_form_and_removed() {
+    let page = Page::start().await;
+    page.webhook("none", &["user.created"]).await;
+    let new = page.html("/faults/new").await;
+    let kinds: Vec<_> = new.split("<option value=\"").skip(1).collect();
+    let kinds = kinds.iter().map(|rest| rest.split_once('"').unwrap().0);
+    let select = |kind: &&str| new.find(&format!("value=\"{kind}\"")) < new.find("</select>");
+    let kinds: Vec<_> = kinds.take_while(select).collect();
+    assert!(kinds.contains(&"slow_body") && kinds.contains(&"drop_answer"));
+    for kind in &kinds {
+        // The form as it is, with its defaults.
+        let html = page.html(&format!("/faults/new?kind={kind}")).await;
+        let form = html.rsplit_once("<form").unwrap().1;
+        let mut members = Vec::new();
+        for input in form.split("<input").skip(1) {
+            let value = between(input, "value=\"", "\"");
+            members.push((between(input, "name=\"", "\""), value));
+        }
+        for select in form.split("<select").skip(1) {
+            let chosen = select.split("<option").find(|it| it.contains(" selected"));
+            let value = chosen.map_or("", |it| between(it, "value=\"", "\""));
+            members.push((between(select, "name=\"", "\""), value));
+        }
+        let added = page.post("/faults", &members).send().await.unwrap();
+        assert_eq!(led_to(&added), "/_inspector/faults", "{kind}");
+    }
+    let plan = page.emulator.faults().plan();
+    assert_eq!(plan.deliveries.len() + plan.calls.len(), kinds.len());
+    assert_eq!(plan.deliveries[0].event_type, None);
+
+    let limited = [
+        ("kind", "hang_up"),
+        ("rate", "0.5"),
+        ("times", "3"),
+        ("event_type", "user.created"),
+    ];
+    led_to(&page.post("/faults", &limited).send().await.unwrap());
+    let rule = DeliveryRule::new(DeliveryFault::HangUp)
+        .rate(0.5)
+        .times(3)
+        .event_type("user.created");
+    assert_eq!(page.emulator.faults().plan().deliveries.last(), Some(&rule));
+    for (form, why) in [
+        (
+            [("kind", "delay"), ("millis", "soon")],
+            "millis must be a number",
+        ),
+        (
+            [("kind", "delay"), ("millis", "3600001")],
+            "millis must be at most",
+        ),
+        (
+            [("kind", "stall"), ("rate", "2")],
+            "rate must be from 0 to 1",
+        ),
+        ([("kind", "stall"), ("often", "2")], "often"),
+    ] {
+        let response = page.post("/faults", &form).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let html = response.text().await.unwrap();
+        assert!(html.contains(why), "{why}: {html}");
+    }
+    let unknown = page.post("/faults", &[("kind", "explode")]);
+    let status = unknown.send().await.unwrap().status();
+    assert_eq!(status, StatusCode::NOT_FOUND);
+
+    let list = page.html("/faults").await;
+    let ids: Vec<_> = list.split("<tr data-key=\"").skip(1).collect();
+    assert_eq!(ids.len(), kinds.len() + 1);
+    for id in ids {
+        let path = format!("/faults/{}/remove", id.split_once('"').unwrap().0);
+        led_to(&page.post(&path, &[]).send().await.unwrap());
+        let again = page.post(&path, &[]).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::NOT_FOUND);
+    }
+    assert_eq!(page.emulator.faults().plan(), FaultPlan::new());
 }
 
 #[tokio::test]
