@@ -2,12 +2,15 @@
 
 use base64::{Engine as _, engine::general_purpose};
 use http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
 use crate::{error::ApiError, ids::Random};
 
-/// The emulated account and its credentials, created again for each emulator.
+/// The emulated account and its credentials, created again for each emulator without a state file.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Account {
     pub(crate) id: String,
     pub(crate) key_id: String,

@@ -9,8 +9,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -113,6 +115,72 @@ impl Replays {
             replays: self,
             key: key.to_owned(),
         }))
+    }
+}
+
+/// A key with its response, as it is saved.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedCall {
+    key: String,
+    /// SHA-256 of path and body, in base64.
+    fingerprint: String,
+    began: i64,
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Replays {
+    /// The keys that have a response, oldest first.
+    pub(crate) fn saved(&self, now: i64) -> Vec<SavedCall> {
+        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.forget_before(now.saturating_sub(KEPT_FOR_MILLIS));
+        let call = |(began, key): &(i64, String)| {
+            let call = keys.calls.get(key).filter(|call| call.began == *began)?;
+            let kept = call.answer.as_ref()?;
+            // The emulator's headers are ASCII and its bodies are JSON.
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let headers = kept.headers.iter();
+            Some(SavedCall {
+                key: key.clone(),
+                fingerprint: STANDARD.encode(call.fingerprint),
+                began: *began,
+                status: kept.status.as_u16(),
+                headers: headers
+                    .map(|(name, value)| (name.to_string(), text(value.as_bytes())))
+                    .collect(),
+                body: text(&kept.body),
+            })
+        };
+        keys.order.iter().filter_map(call).collect()
+    }
+
+    /// The keys of another run; `None` if one is unreadable.
+    pub(crate) fn restored(saved: Vec<SavedCall>) -> Option<Self> {
+        let mut keys = Keys::default();
+        for call in saved {
+            let mut headers = http::HeaderMap::new();
+            for (name, value) in &call.headers {
+                headers.append(
+                    http::HeaderName::try_from(name).ok()?,
+                    http::HeaderValue::try_from(value).ok()?,
+                );
+            }
+            let kept = Kept {
+                status: StatusCode::from_u16(call.status).ok()?,
+                headers,
+                body: call.body.into(),
+            };
+            let restored = Call {
+                fingerprint: STANDARD.decode(call.fingerprint).ok()?.try_into().ok()?,
+                began: call.began,
+                answer: Some(kept),
+            };
+            keys.order.push_back((call.began, call.key.clone()));
+            keys.calls.insert(call.key, restored);
+        }
+        Some(Self(Mutex::new(keys)))
     }
 }
 
@@ -235,6 +303,24 @@ mod tests {
         assert_eq!((status("{}"), status("[]")), (409, 422));
         ticket.answered(&created());
         assert_eq!(status("[]"), 422);
+    }
+
+    #[test]
+    fn saved_answers_are_replayed_and_keep_their_age() {
+        let replays = Replays::default();
+        run(&replays, "k", "{}", 5).answered(&created().with_etag("\"7\""));
+        let _running = run(&replays, "running", "{}", 5);
+        let saved = serde_json::to_string(&replays.saved(6)).unwrap();
+        let replays = Replays::restored(serde_json::from_str(&saved).unwrap()).unwrap();
+        let again = replay(&replays, "k", KEPT_FOR_MILLIS + 4);
+        assert_eq!(
+            (again.status(), again.bytes()),
+            (StatusCode::CREATED, created().bytes())
+        );
+        assert_eq!(again.headers()["etag"], "\"7\"");
+        assert!(replays.claim("k", "/webhooks", b"[]", 6).is_err());
+        run(&replays, "running", "{}", 6).answered(&created());
+        run(&replays, "k", "{}", KEPT_FOR_MILLIS + 5).answered(&created());
     }
 
     #[test]

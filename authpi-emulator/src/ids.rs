@@ -11,6 +11,19 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
+    /// Continues after [`last`](Self::last) of another run.
+    pub(crate) fn after(last: &str) -> Option<Self> {
+        let last = u128::from_str_radix(last, 36).ok()?;
+        Some(Self {
+            last: Mutex::new(last),
+        })
+    }
+
+    /// The characters after the prefix of the latest id.
+    pub(crate) fn last(&self) -> String {
+        base36::<25>(*self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A new id such as `wh_0…`: the prefix and 25 characters of 0-9a-z.
     pub(crate) fn fresh(&self, prefix: &str, now_millis: i64) -> String {
         let noise = u128::from_be_bytes(random::<16>()) >> 56;
@@ -145,6 +158,15 @@ mod tests {
         let made: Vec<_> = times.iter().map(|at| ids.fresh("evt_", *at)).collect();
         assert!(made.is_sorted_by(|a, b| a < b), "{made:?}");
         assert!(made.iter().all(|id| id.len() == 29));
+    }
+
+    #[test]
+    fn ids_continue_after_those_of_another_run() {
+        let ids = Ids::default();
+        let before = ids.fresh("evt_", 1_700_000_000_000);
+        let ids = Ids::after(&ids.last()).unwrap();
+        assert!(before < ids.fresh("evt_", 1_600_000_000_000));
+        assert!(Ids::after("!").is_none());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! A local AuthPI: its webhooks API, event log and signed deliveries, in one process and in
-//! memory.
+//! memory, with an optional file for restarts.
 //!
 //! For tests and development. It implements all operations of `openapi/authpi.yaml` and AuthPI's
 //! rules for credentials, envelopes, pages, `ETags`, idempotency keys and errors. It refuses
@@ -72,7 +72,7 @@
 //! It delivers over plain HTTP, to this machine and to the hosts in [`Builder::allow_host`]. Only
 //! status 200 acknowledges a delivery, and redirects are not followed. It has one account, one API
 //! key and one access token, which have all permissions and never expire. Everything is lost when
-//! the process ends.
+//! the process ends, unless there is a [state file](Builder::state_file).
 //!
 //! The event log and the finished deliveries are limited ([`Builder::keep`]), and so are
 //! idempotency keys (10 000). Pending deliveries are limited by [`Builder::max_pending`]: beyond
@@ -84,7 +84,8 @@
 //!
 //! `openapi` reads the OpenAPI document and checks requests, and the emulator's own responses,
 //! against it. `server` takes a request through credentials and idempotency keys to its operation
-//! in `operations`. `store` is the state. `dispatch` sends deliveries. `inspector` serves the page.
+//! in `operations`. `store` is the state, and `persist` saves it. `dispatch` sends deliveries.
+//! `inspector` serves the page.
 
 mod answer;
 mod assumptions;
@@ -101,6 +102,7 @@ mod log;
 mod openapi;
 mod operations;
 mod outgoing;
+mod persist;
 mod server;
 mod settings;
 mod state;
@@ -110,6 +112,7 @@ mod trigger;
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     sync::Mutex,
     time::Duration,
@@ -129,7 +132,9 @@ pub use trigger::{NewEvent, RemoteEmulator, TriggerError, Triggered};
 
 use credentials::Account;
 use faults::FaultState;
+use idempotency::Replays;
 use openapi::Description;
+use persist::{Saver, StateFile};
 use settings::Settings;
 use state::State;
 use store::Store;
@@ -145,6 +150,7 @@ pub struct Emulator {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
+    saver: Option<Saver>,
 }
 
 impl Emulator {
@@ -248,13 +254,30 @@ impl Emulator {
     }
 
     /// Stops: no new connections, one second for requests and deliveries in progress, then the rest
-    /// is cancelled.
-    pub async fn stop(mut self) {
+    /// is cancelled. Then the [state file](Builder::state_file) is written, if there is one; if
+    /// that fails, it is logged as a warning.
+    pub async fn stop(self) {
+        let log = self.world.log.clone();
+        if let Err(error) = self.try_stop().await {
+            log.line(|| LogLine::Warning(format!("cannot save the state: {error}")));
+        }
+    }
+
+    /// Stops like [`stop`](Self::stop), and fails if the state file could not be written.
+    ///
+    /// # Errors
+    /// If the state file could not be written. It then contains the state of the last write that
+    /// succeeded. The emulator has stopped in any case.
+    pub async fn try_stop(mut self) -> io::Result<()> {
         self.stop.send_replace(true);
         // The server ends only in this way. If it panicked, there is nothing left to stop.
         let _ = (&mut self.server).await;
         self.dispatcher.abort();
         let _ = (&mut self.dispatcher).await;
+        match &mut self.saver {
+            Some(saver) => saver.finish().await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -284,6 +307,7 @@ pub struct Builder {
     #[cfg(feature = "inspector")]
     inspector: Option<bool>,
     seed: Option<u64>,
+    state_file: Option<PathBuf>,
     faults: faults::FaultPlan,
     /// The first invalid host, and the reason.
     wrong_host: Option<String>,
@@ -307,6 +331,7 @@ impl Default for Builder {
                 honor_retry_after: false,
             },
             seed: None,
+            state_file: None,
             faults: faults::FaultPlan::default(),
             #[cfg(feature = "inspector")]
             inspector: None,
@@ -439,6 +464,32 @@ impl Builder {
         }
     }
 
+    /// The file that keeps the state over a restart (default: none, everything is lost when the
+    /// process ends).
+    ///
+    /// If the file exists, the emulator continues with its account and credentials, webhooks and
+    /// secrets, event log, deliveries and idempotency keys. Deliveries that were pending are sent
+    /// when they are due; an attempt that was in progress is made again. Settings, faults and the
+    /// inspector's copies of requests and responses are not saved.
+    ///
+    /// The file is written at the start, after changes, and by [`Emulator::stop`]. Between two
+    /// writes, there are at least 200 ms and ten times the duration of the write, so a process that
+    /// is killed loses the changes of that time. A write replaces the file atomically. It contains
+    /// secrets and has mode 0600. The files with `.lock` and `.tmp` appended to its name belong to
+    /// the emulator, too.
+    ///
+    /// It is JSON that begins with `{"format":"authpi-emulator-state","version":1`. A file with
+    /// another format or version, or that is damaged, makes [`start`](Self::start) fail and is not
+    /// changed. The same holds for a file that another emulator uses, and for a
+    /// [`seed`](Self::seed) that gives other credentials.
+    #[must_use]
+    pub fn state_file(self, path: impl Into<PathBuf>) -> Self {
+        Self {
+            state_file: Some(path.into()),
+            ..self
+        }
+    }
+
     /// The faults from the beginning (default: none). [`Emulator::faults`] changes them later.
     ///
     /// A value out of its range makes [`start`](Self::start) fail.
@@ -463,8 +514,8 @@ impl Builder {
     /// Starts the emulator, in tasks of the current tokio runtime.
     ///
     /// # Errors
-    /// If it cannot listen on the address, or if a host given to [`allow_host`](Self::allow_host)
-    /// is invalid.
+    /// If it cannot listen on the address, if a host given to [`allow_host`](Self::allow_host)
+    /// is invalid, or if the [`state_file`](Self::state_file) cannot be used.
     pub async fn start(self) -> Result<Emulator, StartError> {
         if let Some(wrong) = self.wrong_host {
             return Err(StartError {
@@ -480,7 +531,6 @@ impl Builder {
         let address = listener.local_addr().map_err(failed)?;
         #[cfg(feature = "inspector")]
         let has_inspector = self.inspector.unwrap_or(address.ip().is_loopback());
-        let account = Account::new(self.clock.millis(), self.seed);
         let changed = watch::Sender::new(());
         let seed = self.seed.unwrap_or_default();
         let faults = FaultState::new(seed, self.faults, changed.clone());
@@ -489,12 +539,22 @@ impl Builder {
             cause: None,
         })?;
         let (redeliveries, to_dispatcher) = mpsc::unbounded_channel();
+        let account = Account::new(self.clock.millis(), self.seed);
+        let (state_file, begin) = match self.state_file {
+            Some(path) => {
+                let (file, begin) =
+                    Begin::open(path, account, self.seed, &self.clock, &self.settings).await?;
+                (Some(file), begin)
+            }
+            None => (None, Begin::new(account, &self.clock, &self.settings)),
+        };
+        let Begin {
+            account,
+            store,
+            replays,
+        } = begin;
         let world = Arc::new(State {
-            store: Mutex::new(Store::new(
-                account.id.clone(),
-                self.clock.clone(),
-                self.settings.clone(),
-            )),
+            store: Mutex::new(store),
             account,
             clock: self.clock,
             description: Description::get(),
@@ -503,7 +563,7 @@ impl Builder {
             faults: Arc::new(faults),
             max_pending: self.settings.max_pending,
             body_timeout: self.settings.body_timeout,
-            replays: idempotency::Replays::default(),
+            replays,
             redeliveries,
             changed,
             #[cfg(feature = "inspector")]
@@ -517,6 +577,18 @@ impl Builder {
                 .then(|| inspector::InspectorPage::new(world.clone(), address.ip()).into()),
         };
         let stop = watch::Sender::new(false);
+        let saver = match state_file {
+            Some(file) => {
+                let what = format!("cannot write the state file {}", file.path().display());
+                let saver = Saver::start(world.clone(), file, stop.subscribe()).await;
+                let cause = |error| StartError {
+                    what,
+                    cause: Some(error),
+                };
+                Some(saver.map_err(cause)?)
+            }
+            None => None,
+        };
         Ok(Emulator {
             server: tokio::spawn(server::run(served, listener, stop.subscribe())),
             dispatcher: tokio::spawn(dispatch::run(world.clone(), to_dispatcher)),
@@ -526,6 +598,69 @@ impl Builder {
             inspector_url: has_inspector.then(|| format!("{base_url}{}/", inspector::PATH)),
             base_url,
             stop,
+            saver,
+        })
+    }
+}
+
+/// What an emulator starts with.
+struct Begin {
+    account: Account,
+    store: Store,
+    replays: Replays,
+}
+
+impl Begin {
+    fn new(account: Account, clock: &EmulatorClock, settings: &Settings) -> Self {
+        Self {
+            store: Store::new(account.id.clone(), clock.clone(), settings.clone()),
+            account,
+            replays: Replays::default(),
+        }
+    }
+
+    /// Continues with the content of a file, or begins with `account` if there is none yet.
+    async fn open(
+        path: PathBuf,
+        account: Account,
+        seed: Option<u64>,
+        clock: &EmulatorClock,
+        settings: &Settings,
+    ) -> Result<(StateFile, Self), StartError> {
+        let (clock, settings) = (clock.clone(), settings.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let (file, content) = StateFile::open(&path)?;
+            let Some(content) = content else {
+                let begin = Self::new(account, &clock, &settings);
+                return Ok((file, begin));
+            };
+            if let Some(seed) = seed
+                && content.account != account
+            {
+                return Err(StartError {
+                    what: format!(
+                        "the state file {} has other credentials than the seed {seed} gives: omit \
+                         the seed, or give another file",
+                        path.display()
+                    ),
+                    cause: None,
+                });
+            }
+            let damaged = |what| persist::damaged(file.path(), what);
+            let id = content.account.id.clone();
+            let begin = Self {
+                store: Store::restored(content.store, id, clock, settings).map_err(damaged)?,
+                account: content.account,
+                replays: Replays::restored(content.idempotency_keys)
+                    .ok_or_else(|| damaged("an idempotency key has another form"))?,
+            };
+            Ok((file, begin))
+        });
+        opened.await.unwrap_or_else(|error| {
+            Err(StartError {
+                what: "cannot read the state file".to_owned(),
+                cause: Some(io::Error::other(error)),
+            })
         })
     }
 }

@@ -366,6 +366,8 @@ async fn perform(
     let answer = operations::perform(world, operation.call, request).await?;
     if let Some(ticket) = ticket {
         ticket.answered(&answer);
+        // Its answer is saved, too.
+        world.changed();
     }
     Ok(answer)
 }

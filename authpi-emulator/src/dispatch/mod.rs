@@ -267,18 +267,17 @@ fn prepare(
         return Err("the webhook is deleted".to_owned());
     }
     // The same bytes for each attempt, until the delivery is finished.
-    let (envelope_id, body) = delivery.envelope.get_or_insert_with(|| {
-        let id = ids::uuid();
-        let event = &delivery.event;
-        let body = envelope::write(&id, &webhook.id, event, event.timestamp);
-        (id, Bytes::from(body))
+    let event = &delivery.event;
+    let envelope_id = delivery.envelope_id.get_or_insert_with(ids::uuid);
+    let body = delivery.envelope.get_or_insert_with(|| {
+        let body = envelope::write(envelope_id, &webhook.id, event, event.timestamp);
+        Bytes::from(body)
     });
     let mut signed_at = store.clock.now();
     let mut body = body.clone();
     if let Some(DeliveryFault::StaleTime { seconds }) = fault {
         let older = Duration::from_secs(*seconds);
         signed_at = signed_at.saturating_sub(older).unwrap_or(signed_at);
-        let event = &delivery.event;
         let millis = i64::try_from(older.as_millis()).unwrap_or(i64::MAX);
         let at = event.timestamp.saturating_sub(millis);
         body = envelope::write(envelope_id, &webhook.id, event, at).into();

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Event;
@@ -15,26 +16,29 @@ pub(crate) struct Delivery {
     pub(crate) status: DeliveryStatus,
     pub(crate) attempt_count: u32,
     /// Attempts from the queue, without redeliveries.
-    from_queue: usize,
+    pub(super) from_queue: usize,
     pub(crate) attempt_budget: u32,
-    first_attempted_at: Option<i64>,
-    last_attempted_at: Option<i64>,
+    pub(super) first_attempted_at: Option<i64>,
+    pub(super) last_attempted_at: Option<i64>,
     pub(crate) next_attempt_at: Option<i64>,
-    workflow_id: String,
-    last_error: Option<String>,
-    last_response_status: Option<u16>,
+    pub(super) workflow_id: String,
+    pub(super) last_error: Option<String>,
+    pub(super) last_response_status: Option<u16>,
     pub(crate) created_at: i64,
-    updated_at: Option<i64>,
+    pub(super) updated_at: Option<i64>,
     /// Whether an attempt is in progress.
     pub(crate) under_way: bool,
     /// Whether it is in the store's list of finished deliveries.
     pub(super) noted_as_over: bool,
-    /// The envelope's id and bytes, kept from the first attempt to the last.
-    pub(crate) envelope: Option<(String, Bytes)>,
+    /// The envelope's id, kept from the first attempt to the last.
+    pub(crate) envelope_id: Option<String>,
+    /// The envelope's bytes, which follow from its id and the event.
+    pub(crate) envelope: Option<Bytes>,
 }
 
 /// The status of a delivery. AuthPI does not document its names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum DeliveryStatus {
     Pending,
     Succeeded,
@@ -104,6 +108,7 @@ impl Delivery {
             updated_at: None,
             under_way: false,
             noted_as_over: false,
+            envelope_id: None,
             envelope: None,
         }
     }
@@ -157,6 +162,7 @@ impl Delivery {
     fn close(&mut self, status: DeliveryStatus) {
         self.status = status;
         self.next_attempt_at = None;
+        self.envelope_id = None;
         self.envelope = None;
     }
 

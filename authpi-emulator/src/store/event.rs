@@ -2,10 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use crate::{assumptions, ids};
+
+/// Where every event comes from.
+const SOURCE: &str = "com.authpi/v1";
 
 /// An event as the events API shows it.
 #[derive(Clone, Serialize)]
@@ -54,7 +57,7 @@ impl Event {
             subject: &'a Value,
             data: &'a Value,
         }
-        let (trace, source) = (ids::hex::<16>(""), "com.authpi/v1");
+        let (trace, source) = (ids::hex::<16>(""), SOURCE);
         let delivered = serde_json::value::to_raw_value(&Delivered {
             id: &id,
             r#type: event_type,
@@ -68,7 +71,7 @@ impl Event {
             spec: assumptions::EVENT_SPEC,
             id,
             event_type: event_type.to_owned(),
-            source,
+            source: SOURCE,
             timestamp,
             trace,
             trigger: trigger.to_owned(),
@@ -76,6 +79,37 @@ impl Event {
             data,
             delivered: delivered.into(),
         }
+    }
+}
+
+impl Event {
+    /// The event of another run, from the bytes of its deliveries.
+    pub(crate) fn restored(
+        delivered: Arc<RawValue>,
+        timestamp: i64,
+        trigger: String,
+    ) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Delivered {
+            id: String,
+            r#type: String,
+            trace: String,
+            subject: Value,
+            data: Value,
+        }
+        let read: Delivered = serde_json::from_str(delivered.get())?;
+        Ok(Self {
+            spec: assumptions::EVENT_SPEC,
+            id: read.id,
+            event_type: read.r#type,
+            source: SOURCE,
+            timestamp,
+            trace: read.trace,
+            trigger,
+            subject: read.subject,
+            data: read.data,
+            delivered,
+        })
     }
 }
 

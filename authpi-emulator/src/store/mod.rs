@@ -11,6 +11,7 @@ mod attempts;
 mod delivery;
 mod event;
 mod page;
+mod saved;
 mod webhook;
 
 use std::{
@@ -25,6 +26,7 @@ pub(crate) use attempts::{Attempt, Attempts, DELIVERIES as RECORDED_DELIVERIES};
 pub(crate) use delivery::{Attempted, Delivery, DeliveryStatus, Verdict};
 pub use event::Event;
 pub(crate) use page::Page;
+pub(crate) use saved::SavedStore;
 pub(crate) use webhook::{Auth, Webhook, WebhookStatus};
 
 use crate::{clock::EmulatorClock, ids::Ids, settings::Settings};

@@ -1,6 +1,7 @@
 //! A webhook: where events are sent, which events, and how they are signed.
 
 use authpi_sdk::signature::Secret;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Event, Verdict};
@@ -17,7 +18,7 @@ pub(crate) struct Webhook {
     /// Whether it has all types of the catalogue: such a webhook also receives types outside of it.
     pub(crate) all_events: bool,
     pub(crate) status: WebhookStatus,
-    status_at: i64,
+    pub(super) status_at: i64,
     pub(crate) status_reason: Value,
     pub(crate) status_by: Value,
     pub(crate) description: Value,
@@ -25,13 +26,14 @@ pub(crate) struct Webhook {
     pub(crate) retry: Value,
     pub(crate) circuit_breaker: Value,
     pub(crate) metadata: Value,
-    created_at: i64,
-    updated_at: Option<i64>,
+    pub(super) created_at: i64,
+    pub(super) updated_at: Option<i64>,
     /// The number of consecutive deliveries that used up their budget.
-    given_up: u32,
+    pub(super) given_up: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum WebhookStatus {
     Active,
     Disabled,
@@ -201,11 +203,13 @@ pub(crate) struct Auth {
     pub(crate) token: Option<Secret>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum AuthKind {
     None,
     Bearer,
     Signature,
+    #[serde(rename = "bearer+signature")]
     BearerAndSignature,
 }
 

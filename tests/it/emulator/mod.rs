@@ -9,6 +9,7 @@ pub(crate) mod endpoint;
 mod faults;
 mod idempotency;
 mod lifecycle;
+mod state_file;
 
 use authpi_emulator::{Builder, Emulator, EmulatorClock};
 use jiff::Timestamp;
