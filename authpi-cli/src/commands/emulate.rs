@@ -18,10 +18,21 @@ use crate::{
 
 /// Run AuthPI's webhooks API, event log and deliveries in this process, in memory.
 ///
-/// It prints its address and its credentials, which are new each time, and runs until SIGINT or
-/// SIGTERM. For each delivery attempt, it prints a line to standard error, unless --quiet.
+/// It prints its address and its credentials, which are new each time without --state or --seed,
+/// and runs until SIGINT or SIGTERM. For each delivery attempt, it prints a line to standard error,
+/// unless --quiet.
+///
+/// With --state, a restart continues with the same credentials, webhooks and secrets, event log,
+/// deliveries and idempotency keys; pending deliveries are sent when they are due. The address,
+/// settings and faults are not saved: give the flags again, with a fixed port in --listen. The file
+/// is replaced as a whole after changes and at the end. A process that is killed loses the changes
+/// of about a fifth of a second, or of ten times the duration of a write if that is longer. The
+/// file has mode 0600, because it contains secrets, and begins with its format and version. A file
+/// with another format or version, a damaged file, and one that another emulator uses are refused
+/// and stay unchanged.
 #[derive(Args)]
-#[command(after_help = "Example:\n  authpi emulate --save-profile dev")]
+#[command(after_help = "Example:\n  authpi emulate --save-profile dev
+  authpi emulate --state dev.json --listen 127.0.0.1:4000")]
 pub(crate) struct Emulate {
     /// The address to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
@@ -67,6 +78,10 @@ pub(crate) struct Emulate {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Keep the state in this file, to continue after a restart. It is created if it is missing
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+
     /// How many events, and how many finished deliveries, to keep
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = parse_count)]
     keep: usize,
@@ -107,6 +122,9 @@ impl Emulate {
         if let Some(seed) = self.seed {
             builder = builder.seed(seed);
         }
+        if let Some(file) = &self.state {
+            builder = builder.state_file(file);
+        }
         for host in &self.allow_host {
             builder = builder.allow_host(host);
         }
@@ -131,9 +149,9 @@ impl Emulate {
             output.note(&format!("cannot open a browser: {error}"));
         }
         stop.requested().await;
-        emulator.stop().await;
+        let saved = emulator.try_stop().await;
         lines.finish();
-        Ok(())
+        saved.map_err(|error| Failure::because("cannot save the state", &error))
     }
 }
 

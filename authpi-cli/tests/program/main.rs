@@ -9,6 +9,7 @@ mod output;
 mod profiles;
 mod recordings;
 mod signatures;
+mod state;
 mod store;
 mod support;
 mod trigger;

@@ -16,7 +16,7 @@ use authpi_sdk::{
     signature::{KeyRing, Verifier},
     stores::Memory,
 };
-use tokio::sync::mpsc;
+pub(crate) use tokio::sync::mpsc;
 
 pub(crate) use serde_json::{Value, json};
 pub(crate) use tokio::{
@@ -174,6 +174,15 @@ impl Emulate {
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        self.post_with(path, body, None).await
+    }
+
+    /// With an idempotency key.
+    pub(crate) async fn post_once(&self, path: &str, body: Value, key: &str) -> Value {
+        self.post_with(path, body, Some(key)).await
+    }
+
+    async fn post_with(&self, path: &str, body: Value, key: Option<&str>) -> Value {
         let url = format!(
             "{}/v1/accounts/{}{path}",
             self.output("base_url"),
@@ -182,6 +191,10 @@ impl Emulate {
         let request = http()
             .post(url)
             .basic_auth(self.output("key_id"), Some(self.output("key_secret")));
+        let request = match key {
+            Some(key) => request.header("idempotency-key", key),
+            None => request,
+        };
         let answer = request.json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         answer.json().await.unwrap()
