@@ -2,8 +2,8 @@
 //! on them.
 //!
 //! [`Inspector`] answers the requests under one path of a server that already exists. What there is
-//! to show and to do comes from a [`Source`]. `authpi-emulator` is one. The crate knows nothing of
-//! its source beyond this trait, and opens no connections.
+//! to show and to do comes from a [`Source`]: the emulator, or a run of `authpi listen`. The crate
+//! knows nothing of its source beyond this trait, and opens no connections.
 //!
 //! Pages are rendered on the server. Forms and links work without JavaScript; the script only
 //! updates open pages and copies texts. Styles and script are part of the program.
@@ -36,9 +36,11 @@
 //! Add a variant to [`Tab`], a file in `view/`, and the tab's paths in `routes.rs`.
 
 mod body;
+mod find;
 mod form;
 mod guard;
 mod routes;
+mod signature;
 mod source;
 mod taken;
 mod view;
@@ -50,6 +52,7 @@ use http::{Response, request};
 use tokio::sync::{Semaphore, watch};
 
 pub use body::Body;
+pub use find::contains;
 pub use source::{
     Attempt, Delivery, DeliveryFilter, DeliveryRow, DeliveryStatus, Event, EventFilter, EventRow,
     Example, Fault, FaultField, FaultKind, FaultTarget, NewEvent, NewFault, NewWebhook, Page,

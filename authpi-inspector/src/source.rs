@@ -1,13 +1,19 @@
 //! What there is to show and to do.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    future::{Ready, ready},
+    time::Duration,
+};
 
-use authpi_sdk::signature::Secret;
+use authpi_sdk::signature::{Secret, SignatureScheme};
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
+
+use crate::signature;
 
 /// The parts of the page. A source has some or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +57,8 @@ impl Tab {
 ///
 /// Lists are newest first. An id continues a list after the item with this id, also when the item
 /// has been dropped meanwhile.
+///
+/// A source without a [tab](Self::tabs) does not need the methods of that tab.
 pub trait Source: Send + Sync + 'static {
     /// Its name, in the title of each page.
     fn name(&self) -> String;
@@ -67,20 +75,26 @@ pub trait Source: Send + Sync + 'static {
     fn event_types(&self) -> Vec<String>;
 
     /// All webhooks.
-    fn webhooks(&self) -> impl Future<Output = Result<Vec<Webhook>, Problem>> + Send;
+    fn webhooks(&self) -> impl Future<Output = Result<Vec<Webhook>, Problem>> + Send {
+        absent()
+    }
 
     /// Creates a webhook. Returns its id and its secrets.
     fn create_webhook(
         &self,
-        webhook: NewWebhook,
-    ) -> impl Future<Output = Result<(String, Secrets), Problem>> + Send;
+        _webhook: NewWebhook,
+    ) -> impl Future<Output = Result<(String, Secrets), Problem>> + Send {
+        absent()
+    }
 
     /// Changes or deletes a webhook. Returns the secrets that are new.
     fn change_webhook(
         &self,
-        id: &str,
-        action: WebhookAction,
-    ) -> impl Future<Output = Result<Secrets, Problem>> + Send;
+        _id: &str,
+        _action: WebhookAction,
+    ) -> impl Future<Output = Result<Secrets, Problem>> + Send {
+        absent()
+    }
 
     /// A page of at most [`PAGE`](crate::PAGE) deliveries that are older than `before`.
     fn deliveries(
@@ -98,30 +112,51 @@ pub trait Source: Send + Sync + 'static {
     /// A page of at most [`PAGE`](crate::PAGE) events that are older than `before`.
     fn events(
         &self,
-        filter: &EventFilter,
-        before: Option<&str>,
-    ) -> impl Future<Output = Result<Page<EventRow>, Problem>> + Send;
+        _filter: &EventFilter,
+        _before: Option<&str>,
+    ) -> impl Future<Output = Result<Page<EventRow>, Problem>> + Send {
+        absent()
+    }
 
     /// One event.
-    fn event(&self, id: &str) -> impl Future<Output = Result<Event, Problem>> + Send;
+    fn event(&self, _id: &str) -> impl Future<Output = Result<Event, Problem>> + Send {
+        absent()
+    }
 
     /// What an event of this type looks like.
-    fn example(&self, event_type: &str) -> Example;
+    fn example(&self, _event_type: &str) -> Example {
+        Example::default()
+    }
 
     /// Creates an event. Returns its id.
-    fn trigger(&self, event: NewEvent) -> impl Future<Output = Result<String, Problem>> + Send;
+    fn trigger(&self, _event: NewEvent) -> impl Future<Output = Result<String, Problem>> + Send {
+        absent()
+    }
 
     /// The faults, in the order in which they are looked at.
-    fn faults(&self) -> impl Future<Output = Result<Vec<Fault>, Problem>> + Send;
+    fn faults(&self) -> impl Future<Output = Result<Vec<Fault>, Problem>> + Send {
+        absent()
+    }
 
     /// The kinds of faults, and what the form asks for.
-    fn fault_kinds(&self) -> Vec<FaultKind>;
+    fn fault_kinds(&self) -> Vec<FaultKind> {
+        Vec::new()
+    }
 
     /// Adds a fault, after the present ones.
-    fn add_fault(&self, fault: NewFault) -> impl Future<Output = Result<(), Problem>> + Send;
+    fn add_fault(&self, _fault: NewFault) -> impl Future<Output = Result<(), Problem>> + Send {
+        absent()
+    }
 
     /// Removes a fault.
-    fn remove_fault(&self, id: &str) -> impl Future<Output = Result<(), Problem>> + Send;
+    fn remove_fault(&self, _id: &str) -> impl Future<Output = Result<(), Problem>> + Send {
+        absent()
+    }
+}
+
+/// The answer of a tab that the source does not have.
+fn absent<T>() -> Ready<Result<T, Problem>> {
+    ready(Err(Problem::not_found("page")))
 }
 
 /// Why something was not done. It is shown, so it contains no secret.
@@ -364,6 +399,13 @@ pub struct SignatureView {
     pub method: String,
     /// The signed bytes before the body.
     pub prefix: String,
+}
+
+impl SignatureView {
+    /// The signature of a request with these headers; `None` if it has none.
+    pub fn of(scheme: &SignatureScheme, headers: &HeaderMap) -> Option<Self> {
+        signature::view(scheme, headers)
+    }
 }
 
 /// Which events to list.

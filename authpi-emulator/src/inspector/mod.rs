@@ -1,8 +1,6 @@
 //! The inspector page, on the emulator's own listener.
 
 mod faults;
-mod find;
-mod signature;
 mod source;
 
 use std::{net::IpAddr, sync::Arc};

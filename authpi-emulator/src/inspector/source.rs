@@ -7,7 +7,7 @@ use std::{ops::Bound, sync::Arc};
 use authpi_inspector::{
     Attempt, Delivery, DeliveryFilter, DeliveryRow, DeliveryStatus, Event, EventFilter, EventRow,
     Example, Fault, FaultKind, NewEvent, NewFault, NewWebhook, PAGE, Page, Problem, Secrets,
-    Source, Webhook, WebhookAction,
+    SignatureView, Source, Webhook, WebhookAction, contains,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{faults, find::contains, signature};
+use super::faults;
 use crate::{
     answer::Answer,
     credentials::Caller,
@@ -178,7 +178,7 @@ impl Source for EmulatorSource {
             missing: missing.then(|| {
                 format!(
                     "Earlier attempts are not shown: the emulator keeps the latest 20 of each of \
-                     the latest {RECORDED_DELIVERIES} deliveries, up to 64 MiB."
+                     the latest {RECORDED_DELIVERIES} deliveries, up to 64 MiB, and none over a restart."
                 )
             }),
             recorded,
@@ -353,7 +353,7 @@ fn attempt(store: &Store, recorded: &store::Attempt) -> Attempt {
         took: recorded.took,
         is_resend: recorded.is_redelivery,
         url: sent.map(|sent| sent.url.clone()).unwrap_or_default(),
-        signature: signature::view(&store.settings.scheme, &headers),
+        signature: SignatureView::of(&store.settings.scheme, &headers),
         headers,
         body: sent.map(|sent| sent.body.clone()).unwrap_or_default(),
         status: answered.map(|answered| answered.status),

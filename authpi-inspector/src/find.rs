@@ -1,7 +1,7 @@
 //! Texts within texts.
 
 /// Whether `text` contains `wanted`, in either case of ASCII letters.
-pub(super) fn contains(text: &str, wanted: &str) -> bool {
+pub fn contains(text: &str, wanted: &str) -> bool {
     let (text, wanted) = (text.as_bytes(), wanted.as_bytes());
     let Some((first, rest)) = wanted.split_first() else {
         return true;

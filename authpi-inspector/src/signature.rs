@@ -1,11 +1,12 @@
 //! How an attempt was signed.
 
-use authpi_inspector::SignatureView;
 use authpi_sdk::signature::SignatureScheme;
 use http::HeaderMap;
 
+use crate::SignatureView;
+
 /// The signature of a request with these headers; `None` if it has none.
-pub(super) fn view(scheme: &SignatureScheme, headers: &HeaderMap) -> Option<SignatureView> {
+pub(crate) fn view(scheme: &SignatureScheme, headers: &HeaderMap) -> Option<SignatureView> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let (header, method, prefix) = if *scheme == SignatureScheme::authpi() {
         (
