@@ -1,11 +1,18 @@
 //! `authpi listen`: deliveries to this machine, without a tunnel.
+//!
+//! `session` keeps the latest deliveries, which `page` shows.
+
+mod page;
+mod session;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use authpi_inspector::SignatureView;
 use authpi_sdk::{
     client::LoggedEvent,
     event::EventType,
@@ -14,13 +21,14 @@ use authpi_sdk::{
 };
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use jiff::{SignedDuration, Timestamp};
 use owo_colors::{OwoColorize as _, Stream};
 use serde::Serialize;
 use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
+use self::session::{Session, Tracked};
 use super::sign::scheme;
 use crate::{
     arguments::{Durations, durations, event_type, time},
@@ -39,6 +47,11 @@ use crate::{
 /// It reads the event log, wraps each new event as a delivery, signs it, and posts it. Each attempt
 /// is a line. An answer other than 200 is followed by further attempts, with the pauses that AuthPI
 /// is assumed to make. It works with AuthPI and with the emulator, and changes nothing there.
+///
+/// It serves an inspector page with the latest deliveries of this run, up to 1,000: their attempts,
+/// bodies and signatures. There, a delivery is sent again, copied as a curl command, or saved as a
+/// fixture. The page needs no credentials, so it is only served on a loopback address, which is
+/// printed to standard error.
 ///
 /// The secret is this machine's own, not a webhook's: give it to the receiver with
 /// `export AUTHPI_WEBHOOK_SECRET=$(authpi listen --print-secret)`.
@@ -74,6 +87,14 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = durations)]
     retry_delays: Durations,
 
+    /// The address of the inspector page, a loopback one; port 0 selects a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = loopback)]
+    inspector: SocketAddr,
+
+    /// Open the inspector page in a browser
+    #[arg(long)]
+    open: bool,
+
     /// How to sign: authpi, timestamped or standard-webhooks
     #[arg(long, value_name = "SCHEME", default_value = "authpi", value_parser = scheme)]
     scheme: SignatureScheme,
@@ -88,6 +109,8 @@ const AT_ONCE: usize = 8;
 const MAX_WAITING: usize = 1_000;
 /// A delivery whose first attempt comes later than this after its event is late.
 const LATE: SignedDuration = SignedDuration::from_secs(30);
+/// How much of an answer the inspector shows.
+const SHOWN_ANSWER: usize = 4 * 1024;
 /// How often lateness is said.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 
@@ -185,7 +208,6 @@ impl Listen {
         let start = self.since.unwrap_or_else(Timestamp::now);
         let client = self.connect.client()?;
         let mut follower = Follower::new(&client, self.events.clone(), Position::new(start));
-        output.note(&format!("delivering to {}", target.shown()));
         let sender = Arc::new(Sender {
             target,
             secret,
@@ -193,9 +215,20 @@ impl Listen {
             delays: self.retry_delays.0,
             record: self.record,
             places: Semaphore::new(AT_ONCE),
+            session: Session::default(),
             said_late: Mutex::new(None),
             output,
         });
+        let page = page::serve(self.inspector, sender.clone()).await?;
+        output.note(&format!(
+            "delivering to {}; the inspector is at {page}",
+            sender.target.shown()
+        ));
+        if self.open
+            && let Err(error) = open::that_detached(&page)
+        {
+            output.note(&format!("cannot open a browser: {error}"));
+        }
         let mut deliveries: JoinSet<Result> = JoinSet::new();
         loop {
             let (events, pause) = tokio::select! {
@@ -229,6 +262,7 @@ struct Sender {
     delays: Vec<Duration>,
     record: Option<PathBuf>,
     places: Semaphore,
+    session: Session,
     /// When lateness was said last.
     said_late: Mutex<Option<Instant>>,
     output: Output,
@@ -238,30 +272,36 @@ impl Sender {
     /// Posts an event until it is acknowledged or given up.
     async fn deliver(self: Arc<Self>, event: LoggedEvent) -> Result {
         let body = delivery(&event);
+        let tracked = self.session.begin(event, body);
         let mut delays = self.delays.iter();
-        for attempt in 1.. {
-            let answered = {
-                // The semaphore is never closed.
-                let _place = self.places.acquire().await;
-                if attempt == 1 {
-                    self.say_if_late(&event);
-                }
-                self.attempt(&event, &body, attempt).await?
-            };
-            if answered {
-                break;
+        loop {
+            if self.attempt(&tracked, false).await? {
+                return Ok(());
             }
-            let Some(delay) = delays.next() else {
-                self.output.note(&format!("gave up on {}", event.id));
-                break;
+            let delay = delays.next();
+            self.session.planned(&tracked, delay.copied());
+            let Some(delay) = delay else {
+                self.output
+                    .note(&format!("gave up on {}", tracked.event.id));
+                return Ok(());
             };
             sleep(*delay).await;
+            // By an attempt that the page requested.
+            if tracked.has_succeeded() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Posts an event once, and prints the attempt. Returns whether it was acknowledged.
-    async fn attempt(&self, event: &LoggedEvent, body: &Bytes, attempt: usize) -> Result<bool> {
+    async fn attempt(&self, tracked: &Tracked, is_resend: bool) -> Result<bool> {
+        // The semaphore is never closed.
+        let _place = self.places.acquire().await;
+        let (event, body) = (&tracked.event, &tracked.body);
+        let number = self.session.attempt(tracked);
+        if number == 1 {
+            self.say_if_late(event);
+        }
         let now = Timestamp::now();
         let mut headers = self
             .scheme
@@ -271,13 +311,16 @@ impl Sender {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/cloudevents+json"),
         );
+        let begun = Instant::now();
         let sent = self
             .target
             .send(Method::POST, None, headers.clone(), body.clone())
             .await;
+        let took = begun.elapsed();
+        self.note_attempt(tracked, (number, is_resend, now, took), &headers, &sent);
         let answer = sent.as_ref().ok().map(Answer::recorded);
         let mut printed = Attempt::new(now, &event.r#type, &event.id, answer.as_ref(), sent.err());
-        printed.number = attempt;
+        printed.number = number;
         self.output.line(&printed)?;
         if let Some(folder) = &self.record {
             let mut recording = Recording::new(&headers, body.clone());
@@ -289,6 +332,43 @@ impl Sender {
             }
         }
         Ok(printed.status == Some(200))
+    }
+
+    /// Records an attempt for the page.
+    fn note_attempt(
+        &self,
+        tracked: &Tracked,
+        (number, is_resend, at, took): (usize, bool, Timestamp, Duration),
+        headers: &HeaderMap,
+        sent: &std::result::Result<Answer, String>,
+    ) {
+        let answer = sent.as_ref().ok();
+        let status = answer.map(|answer| answer.status.as_u16());
+        let error = match sent {
+            Ok(_) if status == Some(200) => None,
+            Ok(answer) => Some(format!(
+                "the receiver answered {}; only 200 is a receipt",
+                answer.status.as_u16()
+            )),
+            Err(why) => Some(why.clone()),
+        };
+        let body = answer.map(|answer| answer.body.clone()).unwrap_or_default();
+        let attempt = authpi_inspector::Attempt {
+            number: number.try_into().unwrap_or(u32::MAX),
+            at,
+            took,
+            is_resend,
+            url: self.target.shown(),
+            headers: headers.clone(),
+            body: tracked.body.clone(),
+            signature: SignatureView::of(&self.scheme, headers),
+            status,
+            error,
+            answer_cut: body.len() > SHOWN_ANSWER,
+            // A copy: a slice would keep the whole answer in memory.
+            answer: Bytes::copy_from_slice(&body[..body.len().min(SHOWN_ANSWER)]),
+        };
+        self.session.attempted(tracked, attempt);
     }
 
     fn say_if_late(&self, event: &LoggedEvent) {
@@ -333,6 +413,17 @@ fn delivery(event: &LoggedEvent) -> Bytes {
     })
     .to_string()
     .into()
+}
+
+fn loopback(text: &str) -> std::result::Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "must be an address and a port, such as 127.0.0.1:4040")?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("must be a loopback address, such as 127.0.0.1:4040".to_owned())
+    }
 }
 
 /// This machine's secret, in a file beside the profiles. The first use makes it.
