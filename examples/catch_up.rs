@@ -61,7 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some(begin) = report.not_read_before {
         eprintln!(
-            "what happened before {begin} was not looked for: the ledger has forgotten what of it was handled"
+            "events before {begin} were not read: the ledger no longer knows which of them were handled"
         );
     }
     println!(

@@ -239,14 +239,14 @@ impl Claimed<'_> {
     fn report_lost_lease(&self) {
         telemetry::count(telemetry::LEASES_LOST, self.key.shared_endpoint());
         self.log.write(
-            "the lease was lost: another worker has taken over",
+            "the lease was lost: it expired, or another worker has taken over",
             "lease_lost",
             |left_out| {
                 tracing::warn!(
                     endpoint = self.key.endpoint(),
                     event_id = self.key.event_id(),
                     left_out,
-                    "the lease was lost: another worker has taken over"
+                    "the lease was lost: it expired, or another worker has taken over"
                 );
             },
         );

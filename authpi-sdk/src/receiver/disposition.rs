@@ -146,7 +146,7 @@ impl Disposition {
         match self.status() {
             StatusCode::OK => self.outcome(),
             StatusCode::SERVICE_UNAVAILABLE => "try again later",
-            StatusCode::BAD_REQUEST => "not a readable event",
+            StatusCode::BAD_REQUEST => "the delivery cannot be accepted",
             StatusCode::UNAUTHORIZED => "unauthorized",
             StatusCode::METHOD_NOT_ALLOWED => "use POST",
             StatusCode::REQUEST_TIMEOUT => "the body took too long",

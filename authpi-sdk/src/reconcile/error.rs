@@ -88,7 +88,7 @@ impl fmt::Display for ReconcileError {
             Kind::Client(_) => "a call to AuthPI failed",
             Kind::Ledger(_) => "the ledger failed",
             Kind::Watermark(_) => "could not load or save the watermark",
-            Kind::LeaseLost => "the lease was lost: another replica has taken over",
+            Kind::LeaseLost => "the lease was lost: it expired, or another replica has taken over",
             Kind::NoWebhook => {
                 "AuthPI has no webhook with the spec's name and URL: call ensure first"
             }
