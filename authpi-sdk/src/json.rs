@@ -199,7 +199,7 @@ pub(crate) trait FromRaw: Sized {
 
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
 
-    /// Reads a member of an event's payload. There, [`RawJson`] stands for an object.
+    /// Reads a member of an event's payload. In a payload, [`RawJson`] is the type of an object.
     fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
         Self::from_raw(raw)
     }

@@ -183,11 +183,11 @@ fn the_dashboard_shows_every_metric_of_the_code() {
 #[test]
 fn a_metric_a_label_or_a_value_that_the_code_does_not_have_is_noticed() {
     let fails = |expression: &'static str| std::panic::catch_unwind(|| check(expression)).is_err();
-    for good in [
+    for valid in [
         r#"sum by (endpoint) (rate(authpi_deliveries_total{outcome=~"handled|stored"}[5m])) > 0"#,
         "histogram_quantile(0.9, sum by (le, operation) (rate(authpi_call_seconds_bucket[5m])))",
     ] {
-        assert!(!fails(good), "{good}");
+        assert!(!fails(valid), "{valid}");
     }
     for bad in [
         "rate(authpi_delivered_total[5m])",

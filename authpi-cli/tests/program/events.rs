@@ -125,7 +125,7 @@ async fn tail_prints_each_event_once_and_continues_from_its_cursor() {
             .await
             .expect("the position is not saved");
         child.kill().await.unwrap();
-        // This one happens while nobody follows.
+        // This one happens while nothing follows the log.
         record(&mut emulate.trigger(&["user.created"])).await;
     }
     let mut once = printed.clone();

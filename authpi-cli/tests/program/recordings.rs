@@ -113,7 +113,7 @@ async fn a_delivery_is_recorded_verifies_and_is_replayed() {
         .env("AUTHPI_WEBHOOK_SECRET", secret);
     assert_eq!(record(&mut verify).await["authentic"], true);
 
-    // Another receiver has another secret, and accepts the same delivery, signed anew.
+    // Another receiver has another secret, and accepts the same delivery after it was signed with that secret.
     let (other, mut users) = sdk_receiver("whs_other", 0).await;
     let replay = |arguments: &[&str]| {
         let mut command = authpi();
@@ -134,7 +134,7 @@ async fn a_delivery_is_recorded_verifies_and_is_replayed() {
     assert!(text(&done.stdout).contains("401"), "{}", text(&done.stdout));
     assert!(text(&done.stderr).contains("1 of 1 deliveries were not accepted"));
 
-    // Nothing is sent if a file is no recording.
+    // Nothing is sent if a file is not a recording.
     let wrong = folder.path().join("wrong.json");
     fs::write(&wrong, "{}").unwrap();
     let mut replay = replay(&[]);

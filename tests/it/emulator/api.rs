@@ -286,7 +286,7 @@ async fn webhooks_are_listed_by_status_and_deleted_ones_only_on_request() {
 #[tokio::test]
 async fn a_clients_mistake_is_400_or_422_and_its_place_is_named() {
     let authpi = Authpi::start().await;
-    let good = json!({"name": "n", "url": NOWHERE, "auth": {"type": "signature"}, "events": ["user.created"]});
+    let valid = json!({"name": "n", "url": NOWHERE, "auth": {"type": "signature"}, "events": ["user.created"]});
     for (member, value, field) in [
         ("name", Value::Null, "name"),
         ("name", json!(""), "name"),
@@ -307,7 +307,7 @@ async fn a_clients_mistake_is_400_or_422_and_its_place_is_named() {
         ("status", json!("failing"), "status"),
         ("metadata", json!([]), "metadata"),
     ] {
-        let mut body = good.clone();
+        let mut body = valid.clone();
         match value {
             Value::Null => drop(body.as_object_mut().unwrap().remove(member)),
             value => body[member] = value,
@@ -354,7 +354,7 @@ async fn a_clients_mistake_is_400_or_422_and_its_place_is_named() {
         Answer::of(json("[]")).await.refused(422, "invalid_request"),
         ["body"]
     );
-    Answer::of(post().body(good.to_string()))
+    Answer::of(post().body(valid.to_string()))
         .await
         .refused(415, "invalid_content_type");
     Answer::of(post().body(" ".repeat(2 * 1024 * 1024)))
@@ -463,10 +463,10 @@ async fn a_stale_etag_is_412_and_names_the_one_that_holds() {
             );
         }
     }
-    for good in [second.etag(), "*", &format!("\"1\", {}", second.etag())] {
-        let third = Answer::of(rename(good)).await;
-        assert_eq!(third.status, StatusCode::OK, "{good}");
-        if good == second.etag() {
+    for valid in [second.etag(), "*", &format!("\"1\", {}", second.etag())] {
+        let third = Answer::of(rename(valid)).await;
+        assert_eq!(third.status, StatusCode::OK, "{valid}");
+        if valid == second.etag() {
             assert_ne!(third.etag(), second.etag());
             Answer::of(rename(second.etag()))
                 .await

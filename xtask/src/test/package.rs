@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::graph::Metadata;
 use crate::run::{capture, cargo, run};
 
-/// The packages, and the files that each must have beside those that they all must have.
+/// The packages, and the files that each must have, besides those in [`NEEDED`].
 const PACKAGES: &[(&str, &[&str])] = &[
     (
         "authpi-sdk",
@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 /// In the workspace `frameworks`.
 const ADAPTERS: &[&str] = &["authpi-actix-web", "authpi-rocket", "authpi-warp"];
+/// Files that every package must have.
 const NEEDED: &[&str] = &["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 pub(super) fn pack(root: &Path) -> Result<()> {
