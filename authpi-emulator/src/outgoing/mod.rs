@@ -6,6 +6,4 @@ mod send;
 
 pub(crate) use broken::Broken;
 pub(crate) use hosts::Hosts;
-#[cfg(feature = "inspector")]
-pub(crate) use send::Answered;
-pub(crate) use send::{Outgoing, Sender};
+pub(crate) use send::{Answered, Outgoing, Sender};
