@@ -6,14 +6,12 @@ use std::{
     time::Duration,
 };
 
-use authpi_sdk::signature::{Secret, SignatureScheme};
+use authpi_sdk::signature::Secret;
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
-
-use crate::signature;
 
 /// The parts of the page. A source has some or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -399,13 +397,6 @@ pub struct SignatureView {
     pub method: String,
     /// The signed bytes before the body.
     pub prefix: String,
-}
-
-impl SignatureView {
-    /// The signature of a request with these headers; `None` if it has none.
-    pub fn of(scheme: &SignatureScheme, headers: &HeaderMap) -> Option<Self> {
-        signature::view(scheme, headers)
-    }
 }
 
 /// Which events to list.
