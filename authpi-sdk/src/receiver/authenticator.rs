@@ -8,9 +8,7 @@ use http_body::Body;
 use http_body_util::Full;
 
 use super::{
-    Receiver,
     budget::BodyBudget,
-    builder::{ReceiverBuilder, VerifyOnly},
     dead_letter::{clock_unsure, refuse},
     disposition::Disposition,
     http::{About, Bounds, authentic},
@@ -35,6 +33,9 @@ use crate::{
 /// In axum, put it into the router's state and use [`Verified<Event>`](Verified) as an extractor
 /// (feature `axum`). For actix-web and Rocket, separate crates have such an extractor: see the
 /// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/frameworks/).
+///
+/// [`Receiver`]: super::Receiver
+/// [`Receiver::verify_only`]: super::Receiver::verify_only
 ///
 /// ```
 /// # use authpi_sdk::{Verifier, receiver::{BuildError, Receiver}};
@@ -62,18 +63,6 @@ struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.log.flush(&self.endpoint);
-    }
-}
-
-impl Receiver {
-    /// Only verifies deliveries, for a service that handles them itself.
-    ///
-    /// `endpoint` names the endpoint in logs and metrics.
-    pub fn verify_only(
-        endpoint: impl Into<Arc<str>>,
-        verifier: Verifier,
-    ) -> ReceiverBuilder<VerifyOnly> {
-        ReceiverBuilder::verify_only(endpoint.into(), verifier)
     }
 }
 
@@ -105,7 +94,7 @@ impl Authenticator {
     /// # Errors
     /// When the request is not an authentic delivery, exceeds a limit, is too old, or contains no
     /// readable event. The error is the answer for AuthPI. It is already counted and logged, as by
-    /// a [`Receiver`].
+    /// a [`Receiver`](super::Receiver).
     pub async fn authenticate<B: Body>(
         &self,
         request: Request<B>,
@@ -118,7 +107,7 @@ impl Authenticator {
     }
 
     /// Reads and verifies one request, and returns its body. The delivery may be older than
-    /// [`max_age`](ReceiverBuilder::max_age), and the body need not be an event.
+    /// [`max_age`](super::ReceiverBuilder::max_age), and the body need not be an event.
     ///
     /// # Errors
     /// As for [`authenticate`](Self::authenticate), except that age and content are not checked.

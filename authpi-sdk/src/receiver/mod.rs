@@ -169,6 +169,16 @@ impl Receiver {
         ReceiverBuilder::inbox(endpoint.into(), verifier, Arc::new(inbox))
     }
 
+    /// Only verifies deliveries, for a service that handles them itself.
+    ///
+    /// `endpoint` names the endpoint in logs and metrics.
+    pub fn verify_only(
+        endpoint: impl Into<Arc<str>>,
+        verifier: Verifier,
+    ) -> ReceiverBuilder<VerifyOnly> {
+        ReceiverBuilder::verify_only(endpoint.into(), verifier)
+    }
+
     /// Handles events on `runtime`, instead of the runtime on which [`receive`](Self::receive) or
     /// [`ingest`](Self::ingest) is called. Applies to this clone and to later clones of it.
     ///
