@@ -1,4 +1,4 @@
-//! The alerts and the dashboard in `ops/`, checked by promtool, which knows PromQL.
+//! The alerts and the dashboard in `ops/`, checked by promtool, which knows the query language.
 //!
 //! The test `ops` of the integration suite compares them with the metrics of the code.
 
