@@ -70,7 +70,7 @@ fn the_snippets_of_frameworks_are_from_examples() {
         .collect();
     let guide = fs::read_to_string(root.join("docs/frameworks.md")).unwrap();
     let snippets: Vec<&str> = guide
-        .split("```rust,ignore\n")
+        .split("```text\n")
         .skip(1)
         .map(|rest| rest.split_once("\n```").unwrap().0)
         .collect();
