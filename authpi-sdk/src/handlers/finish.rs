@@ -24,7 +24,7 @@ pub(crate) enum Resolution {
     /// As [`Handled`](Self::Handled), but the handler's transaction has already completed the
     /// claim.
     Committed { lag: Duration },
-    /// Another worker has taken over.
+    /// The lease was lost during the attempt. Nothing is recorded.
     LeaseLost,
     /// No handler is registered. The record is forgotten, so that a later version can handle the
     /// event.
@@ -74,7 +74,7 @@ pub(crate) enum Finished {
     DeadLetter,
     /// The ledger works but refuses to keep the dead letter. Nothing was recorded.
     ContentRefused(LedgerError),
-    /// Another worker has taken over. Nothing was recorded.
+    /// The lease was lost. Nothing was recorded.
     LeaseLost,
     /// The ledger failed. The state of the record is unknown.
     StoreDown,

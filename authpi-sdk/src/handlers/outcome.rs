@@ -9,7 +9,8 @@ pub enum Outcome {
     /// The handler succeeded, and its transaction is committed together with the ledger's record of
     /// the event.
     Committed,
-    /// Another worker has taken over. The handler was dropped, or its transaction rolled back.
+    /// The lease was lost: it expired, or another worker has taken over. The handler was dropped, or
+    /// its transaction rolled back.
     LeaseLost,
     /// No handler is registered for this event type.
     Unhandled,

@@ -155,9 +155,10 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// Makes a payload member that does not have the deduced shape an error of
     /// [`Event::data`] and [`Event::decode`], for every handler.
     ///
-    /// A handler that returns this error is retried, as after any error: by AuthPI, or by a worker
-    /// until the event becomes a dead letter, which can be replayed once the SDK or the handler is
-    /// corrected. Default: the member's field is `None`, and the member is logged and counted.
+    /// If a handler returns this error, the event is retried, as after any error: by AuthPI, or by a
+    /// worker. A worker finally keeps the event as a dead letter, which can be replayed once the SDK
+    /// or the handler is corrected. Default: the member's field is `None`, and the member is logged
+    /// and counted.
     pub fn strict_payloads(mut self) -> Self {
         self.strict_payloads = true;
         self

@@ -156,7 +156,8 @@ impl<M> ReceiverBuilder<M> {
     }
 }
 
-/// Checks that the duration is not zero, and so short that adding it to a time cannot overflow.
+/// Checks that the duration is greater than zero and at most [`MAX_DURATION`]. Adding such a
+/// duration to a time cannot overflow.
 fn in_range(name: &'static str, duration: Duration) -> Result<(), BuildError> {
     if duration.is_zero() || duration > MAX_DURATION {
         return Err(BuildError::Setting(name));
@@ -180,7 +181,7 @@ impl<M: Processes> ReceiverBuilder<M> {
     /// are the names of these event types, `other` for the rest, and `none` for a delivery whose
     /// event was not read. Default: no label.
     ///
-    /// Each type multiplies the number of time series. A type that this version of the SDK does not
+    /// Each type adds time series to these metrics. A type that this version of the SDK does not
     /// know is counted as `other`.
     pub fn label_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
         let names = types.into_iter().filter_map(|of| of.known_name());

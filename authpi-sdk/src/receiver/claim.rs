@@ -48,7 +48,8 @@ enum ClaimAttempt {
 /// Another worker is handling the event, or has released it with a pause.
 struct InFlightElsewhere {
     requested_at: Instant,
-    /// How long a claim cannot succeed.
+    /// What is left of the pause after an earlier attempt; zero if another worker is handling the
+    /// event.
     pause: Duration,
     /// The `Retry-After` of the answer.
     retry_after: Duration,

@@ -31,7 +31,7 @@ pub(super) enum Disposition {
     Failed { retry_after: Duration },
     /// The handler failed terminally, and the ledger cannot keep the event.
     CannotKeep { retry_after: Duration },
-    /// Another worker has taken over.
+    /// The lease was lost: it expired, or another worker has taken over.
     LeaseLost { retry_after: Duration },
     /// The body was dropped before it was complete, to free memory of unverified bodies.
     Shed { retry_after: Duration },

@@ -13,9 +13,9 @@
 //! of a delivery reaches handlers, ledger keys and logs only after it was verified.
 //!
 //! **Handling is detached.** Once a delivery is verified, it is handled in a task of its own,
-//! unless that finishes at once. So a sender that hangs up cancels nothing. A receiver therefore
-//! needs a running tokio runtime with its timer enabled. [`Receiver::drain`] waits for the tasks
-//! that are still running.
+//! unless the handling finishes without waiting for anything. So a sender that hangs up cancels
+//! nothing. A receiver therefore needs a running tokio runtime with its timer enabled.
+//! [`Receiver::drain`] waits for the tasks that are still running.
 //!
 //! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event.
 //! 5xx asks AuthPI to retry. 4xx says that the same request would be refused again, with three

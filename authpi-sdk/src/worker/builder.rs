@@ -109,7 +109,7 @@ impl WorkerBuilder {
     /// these event types, `other` for the rest, and `none` if the event was not read. Default: no
     /// label.
     ///
-    /// Each type multiplies the number of time series. A type that this version of the SDK does not
+    /// Each type adds time series to these metrics. A type that this version of the SDK does not
     /// know is counted as `other`.
     pub fn label_event_types(mut self, types: impl IntoIterator<Item = EventType>) -> Self {
         let names = types.into_iter().filter_map(|of| of.known_name());
