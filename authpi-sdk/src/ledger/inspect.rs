@@ -151,8 +151,8 @@ pub struct Filter {
     /// values are clamped to this range. [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT) by default. A store
     /// without an index may return a few more.
     pub limit: u32,
-    /// Only records after this position of the list: those that are older. `None`, the default, for
-    /// the first page.
+    /// Only records after this position of the list. In a list that is ordered, these are older.
+    /// `None`, the default, for the first page.
     pub before: Option<Cursor>,
 }
 

@@ -330,18 +330,19 @@ pub trait Ledger: Send + Sync + 'static {
     /// renewal. A ledger with a limited capacity, such as [`Memory`](crate::stores::Memory), may
     /// evict a record earlier, and [`forget`](Ledger::forget) removes one at once.
     ///
-    /// A finished record whose lease ended more than twice this long ago is claimed like a new one.
-    /// Deliveries signed longer ago than this are not handled, so that an old capture cannot be
-    /// replayed after its record was pruned.
+    /// A finished record whose lease ended more than two retentions ago is claimed like a new one.
+    /// Deliveries that were signed more than one retention ago are not handled, so that an old
+    /// capture cannot be replayed after its record was pruned.
     fn retention(&self) -> Duration;
 
     /// The time on the store's own clock, if the store is a server. `None`, the default, for a
     /// store that uses this machine's clock, and for a server that cannot report its time.
     ///
-    /// If this machine's clock is wrong, every event may seem to be too old. So this time is
-    /// compared with it in three cases: a receiver gets a delivery that seems to be older than
-    /// [`retention`](Ledger::retention); a worker gets an event that seems to be older than its
-    /// maximum age; or reconciling would read the log from before the retention.
+    /// If this machine's clock is wrong, every event may seem to be too old. So the store's time is
+    /// checked too in three cases: a receiver gets a delivery that seems to be older than
+    /// [`retention`](Ledger::retention); a worker gets an event that seems to be older than the
+    /// worker's maximum age; or reconciling would read events that seem to be older than the
+    /// retention.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
     }
