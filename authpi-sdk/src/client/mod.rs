@@ -88,7 +88,8 @@
 //! # What it does not do
 //!
 //! The client does not follow redirects, since a credential must not be sent to an address that is
-//! not configured. It does not retry a call if it might then be performed twice: see [`retry`].
+//! not configured. Unless you permit it, the client does not retry a call that could then be
+//! performed twice: see [`retry`].
 
 pub(crate) mod api;
 pub(crate) mod transport;

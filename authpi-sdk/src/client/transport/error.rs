@@ -71,8 +71,8 @@ pub(crate) enum Kind {
     Malformed { why: String, cut_off: bool },
     /// The status is a success, but the body is too large.
     TooLarge,
-    /// The change may have been made (what can be checked matches), and the secret that AuthPI
-    /// created for it is lost with the answer.
+    /// The change may have been made: the webhook's readable members match it. If so, the secret
+    /// that AuthPI created for it is lost with the answer.
     SecretLost,
 }
 

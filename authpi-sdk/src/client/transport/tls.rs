@@ -57,8 +57,8 @@ pub(crate) fn set_up(
     Ok(http.tls_backend_native())
 }
 
-/// Whether OpenSSL will find any certificate. Otherwise, the first sign of a missing one would be a
-/// failed handshake.
+/// Whether OpenSSL will find any certificate. Without this check, a failed handshake would be the
+/// first sign that there is none.
 #[cfg(all(
     feature = "native-tls",
     not(feature = "rustls"),

@@ -14,7 +14,8 @@ pub trait Backoff: fmt::Debug + Send + Sync + 'static {
 /// random part of it, so that clients that failed together do not retry together.
 ///
 /// By default, the maximum begins at 200 ms, about the duration of a call, and grows up to 10 s. So
-/// a call with a long deadline and many attempts has at least six retries per minute.
+/// the pauses of a call with a long deadline and many attempts allow at least six retries per
+/// minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExponentialBackoff {
     first: Duration,
