@@ -19,7 +19,7 @@ pub(super) enum Acquired {
     Ours(Lock),
     /// Another replica holds the lock.
     HeldElsewhere {
-        /// What is left of the other replica's lease, unless it renews it.
+        /// What is left of the other replica's lease. That replica may renew the lease.
         lease_left: Duration,
     },
 }

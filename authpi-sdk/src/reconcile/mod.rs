@@ -118,7 +118,7 @@ impl Reconcile {
     ///
     /// Call it before the service starts, so that missed events are handled before new deliveries.
     /// It reads the log in up to ten passes, since events happen while it runs. It stops after a
-    /// pass that took less than 1 s, and after any pass but the first that found nothing new.
+    /// pass that took less than 1 s. It also stops if the second or a later pass found nothing new.
     ///
     /// An event that is not accepted is retried for [`retry_for`](ReconcileBuilder::retry_for). If
     /// it is still not accepted, the run stops there: [`Report::stopped`] names the event, and the

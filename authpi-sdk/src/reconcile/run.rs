@@ -137,7 +137,7 @@ impl<'a> Passes<'a> {
                 endpoint = receiver.endpoint(),
                 would_begin = %self.from,
                 not_read_before = %known_from,
-                "the ledger may have no records from before `not_read_before`, so the log is not read from earlier; to read it, run with `since` and without this watermark"
+                "the ledger may have no records from before `not_read_before`, so earlier events are not read; to read them, run with `since` and without this watermark"
             );
         }
         self.report.not_read_before.get_or_insert(known_from);
