@@ -160,7 +160,8 @@ impl Inner {
         Some((held.authorization.clone(), held.is_due(now)))
     }
 
-    /// The failure that the source has returned since it had returned this many answers.
+    /// The failure of the source's last answer, if the source has answered more than `answers`
+    /// times.
     fn answered_since(&self, answers: u64) -> Option<Shared> {
         let state = self.state();
         state.failure.clone().filter(|_| state.answers > answers)
