@@ -50,7 +50,7 @@ pub use crate::generated::events::{EventData, EventType, UnknownEventType, paylo
 use crate::json;
 
 impl EventType {
-    /// The name in the table, which lives as long as the program; `None` for an unknown type.
+    /// The type's name with a `'static` lifetime; `None` for an unknown type.
     pub(crate) fn known_name(&self) -> Option<&'static str> {
         let known = Self::ALL.iter().find(|known| *known == self)?;
         Some(known.as_str())

@@ -4,8 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use metrics::Key;
 
-/// The number of keys per thread: more than a service with a few endpoints needs, and a label for
-/// some event types.
+/// The number of keys per thread: enough for a few endpoints and for labels of some event types.
 const MAX_KEPT: usize = 256;
 
 /// A label besides the endpoint, with its value.

@@ -46,7 +46,7 @@ pub const HANDLER_SECONDS: &str = "authpi_handler_seconds";
 pub const LAG_SECONDS: &str = "authpi_lag_seconds";
 /// Unfinished events in the inbox: `endpoint`.
 pub const INBOX_DEPTH: &str = "authpi_inbox_depth";
-/// How long the oldest of them has been waiting, in seconds: `endpoint`.
+/// How long the oldest event in the inbox has been waiting, in seconds: `endpoint`.
 pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
 /// Calls of the client: `operation`, `outcome`.
 pub const CALLS: &str = "authpi_calls_total";
@@ -141,7 +141,7 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         LEASES_LOST,
         &["endpoint"],
-        "Attempts whose lease another worker took over",
+        "Attempts whose lease was lost",
     ),
     metric(
         MetricKind::Counter,
@@ -189,7 +189,7 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Gauge,
         INBOX_OLDEST_SECONDS,
         &["endpoint"],
-        "How long the oldest of them has been waiting",
+        "How long the oldest event in the inbox has been waiting",
     ),
     metric(
         MetricKind::Counter,

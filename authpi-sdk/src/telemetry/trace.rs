@@ -43,7 +43,7 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// The same future, for whose calls this trace is the current one.
+/// Runs the future with this trace as the current one.
 pub(crate) fn within<F: Future>(
     trace: Option<TraceId>,
     work: F,
