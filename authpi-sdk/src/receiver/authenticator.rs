@@ -9,10 +9,9 @@ use http_body_util::Full;
 
 use super::{
     budget::BodyBudget,
-    dead_letter::{clock_unsure, refuse},
+    dead_letter::{age, clock_unsure, refuse},
     disposition::Disposition,
     http::{About, Bounds, authentic},
-    process::age,
 };
 use crate::{
     Clock,

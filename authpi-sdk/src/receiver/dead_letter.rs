@@ -169,6 +169,11 @@ pub(super) fn refuse(
     answer
 }
 
+/// How long ago the delivery was made, by its signed body; zero if that is in the future.
+pub(super) fn age(now: Timestamp, event: &Event) -> Duration {
+    Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
+}
+
 /// Logs that the age of a delivery cannot be judged, and returns the answer.
 pub(super) fn clock_unsure(
     (endpoint, log): About<'_>,

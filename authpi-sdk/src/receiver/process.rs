@@ -9,6 +9,7 @@ use tracing::Span;
 use super::{
     Mode, OrderingKey, Shared, StoreFailure,
     claim::{Claiming, Grant},
+    dead_letter::age,
     disposition::Disposition,
     in_flight::InFlightPermit,
 };
@@ -18,11 +19,6 @@ use crate::{
     handlers::{AttemptState, Claimed, Failure, Finished, Outcome, Resolution, Route, run},
     ledger::{AnyInbox, Appended, Digest, EventKey, LedgerError, LedgerErrorKind},
 };
-
-/// How long ago the delivery was made, by its signed body; zero if that is in the future.
-pub(super) fn age(now: Timestamp, event: &Event) -> Duration {
-    Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
-}
 
 impl Shared {
     /// Processes an authentic delivery.
