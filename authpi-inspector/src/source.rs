@@ -23,7 +23,7 @@ pub enum Tab {
     Webhooks,
     /// The event log, and triggering events.
     Events,
-    /// What goes wrong on purpose.
+    /// Faults that are injected into deliveries and calls.
     Faults,
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned, de::Error as _};
+use serde_json::{Map, Value};
 
 /// The longest time of a fault: one hour.
 const MAX_MILLIS: u64 = 3_600_000;
@@ -40,6 +41,7 @@ pub struct FaultPlan {
 #[non_exhaustive]
 pub struct DeliveryRule {
     /// What goes wrong.
+    #[serde(deserialize_with = "known_members")]
     pub fault: DeliveryFault,
     /// The share of the attempts, from 0 to 1 (default 1).
     #[serde(default = "always")]
@@ -61,6 +63,7 @@ pub struct DeliveryRule {
 #[non_exhaustive]
 pub struct CallRule {
     /// What goes wrong.
+    #[serde(deserialize_with = "known_members")]
     pub fault: CallFault,
     /// The share of the calls, from 0 to 1 (default 1).
     #[serde(default = "always")]
@@ -71,6 +74,21 @@ pub struct CallRule {
     /// Only calls of this operation, by its id in the description, such as `webhooks.create`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
+}
+
+/// Reads a fault without unknown members. serde alone ignores those of a kind without values.
+fn known_members<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Serialize,
+{
+    let members = Map::deserialize(deserializer)?;
+    let fault = T::deserialize(Value::Object(members.clone())).map_err(D::Error::custom)?;
+    let known = serde_json::to_value(&fault).map_err(D::Error::custom)?;
+    match members.keys().find(|name| known.get(name).is_none()) {
+        Some(name) => Err(D::Error::custom(format!("unknown field `{name}`"))),
+        None => Ok(fault),
+    }
 }
 
 fn always() -> f64 {
@@ -370,6 +388,9 @@ mod tests {
         for wrong in [
             r#"{"deliverys": []}"#,
             r#"{"deliveries": [{"fault": {"kind": "explode"}}]}"#,
+            r#"{"deliveries": [{"fault": {"kind": "hang_up", "millis": 5}}]}"#,
+            r#"{"deliveries": [{"fault": {"kind": "delay", "millis": 5, "often": 1}}]}"#,
+            r#"{"calls": [{"fault": {"kind": "stall", "often": 2}}]}"#,
             r#"{"deliveries": [{"fault": {"kind": "delay", "millis": 5}, "often": 1}]}"#,
         ] {
             assert!(serde_json::from_str::<FaultPlan>(wrong).is_err(), "{wrong}");

@@ -14,14 +14,14 @@ pub(crate) fn list(site: &Site<'_>, faults: &[Fault]) -> Markup {
                 a.button.primary href=(site.path(&[Tab::Faults.path(), "new"])) { "Add a fault" }
             }
             p.note {
-                "What goes wrong on purpose. The first fault that matches an attempt or a call \
+                "Faults that the emulator injects. The first fault that matches an attempt or a call \
                  applies to it."
             }
             div.table {
                 table {
                     thead {
                         tr {
-                            th scope="col" { "Of" }
+                            th scope="col" { "Target" }
                             th scope="col" { "Fault" }
                             th scope="col" { "Values" }
                             th scope="col" { "Applied" }
@@ -32,7 +32,7 @@ pub(crate) fn list(site: &Site<'_>, faults: &[Fault]) -> Markup {
                         @for fault in faults { (line(site, fault)) }
                         @if faults.is_empty() {
                             tr data-key="nothing" {
-                                td.nothing colspan="5" { "Nothing goes wrong on purpose." }
+                                td.nothing colspan="5" { "No fault is injected." }
                             }
                         }
                     }
@@ -45,7 +45,7 @@ pub(crate) fn list(site: &Site<'_>, faults: &[Fault]) -> Markup {
 fn line(site: &Site<'_>, fault: &Fault) -> Markup {
     html! {
         tr data-key=(fault.id) {
-            td data-label="Of" { (fault.target.title()) }
+            td data-label="Target" { (fault.target.title()) }
             td data-label="Fault" { (spaced(&fault.kind)) }
             td.ids data-label="Values" {
                 @for (name, value) in &fault.values {
