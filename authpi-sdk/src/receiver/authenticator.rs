@@ -82,7 +82,7 @@ impl Authenticator {
                 retry_after: settings.retry_after,
                 max_age,
                 clock: settings.clock.clone(),
-                log: LogLimit::new(),
+                log: LogLimit::default(),
                 witness: ClockWitness::new(),
             }),
         }

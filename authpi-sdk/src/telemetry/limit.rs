@@ -35,7 +35,7 @@ struct Kind {
 }
 
 impl LogLimit {
-    #[cfg(any(test, feature = "axum", feature = "client", feature = "nats"))]
+    #[cfg(any(test, feature = "client", feature = "nats"))]
     pub(crate) const fn new() -> Self {
         Self {
             kinds: Mutex::new(Vec::new()),

@@ -1,8 +1,11 @@
 //! The packages that users get from a registry: complete, and they build.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::graph::Metadata;
 use crate::run::{capture, cargo, run};
@@ -43,7 +46,49 @@ pub(super) fn pack(root: &Path) -> Result<()> {
     // Builds what was packed, one on top of the other, in the workspace's target folder, where their
     // dependencies are already built.
     let target = Metadata::read(root)?.target_directory;
+    forget_earlier(&target)?;
     run(cargo(root, all).arg("--target-dir").arg(target))
+}
+
+/// Removes what an earlier run has extracted and built of the packages. For cargo, a version of a
+/// package never changes, so it would not look at the new one.
+fn forget_earlier(target: &Path) -> Result<()> {
+    let home = std::env::home_dir().context("there is no home directory")?;
+    let home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let is_ours = |name: &str| {
+        let mut packages = PACKAGES.iter();
+        packages.any(|(package, _)| {
+            name.strip_prefix(package)
+                .is_some_and(|rest| rest.starts_with('-'))
+        })
+    };
+    let mut earlier = Vec::new();
+    // A registry in a folder has a name without a host.
+    for registry in entries(&home.join("registry/src"), |name| name.starts_with('-'))? {
+        earlier.extend(entries(&registry, is_ours)?);
+    }
+    if !earlier.is_empty() {
+        earlier.extend(entries(&target.join("debug/.fingerprint"), is_ours)?);
+    }
+    for folder in earlier {
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The entries of a folder with such names; none if there is no such folder.
+fn entries(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&wanted) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Checks that the package has these files, and those that all need.
