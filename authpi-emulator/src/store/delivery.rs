@@ -76,7 +76,8 @@ pub(crate) struct Attempted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Received,
-    /// Nothing yet: another attempt follows, or it was not from the queue.
+    /// The attempt does not count for the webhook: a further one follows, it was a redelivery, or
+    /// the delivery had already ended.
     Uncounted,
     GivenUp,
 }

@@ -162,7 +162,8 @@ impl<S> Context<S> {
     /// and the event's id; if the result would not fit, it is hashed as by [`EventKey::bounded`].
     pub fn idempotency_key(&self) -> String {
         let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
-        // With the length, two different pairs of names cannot have the same key.
+        // Begins with the length of the endpoint's name, so that two pairs of endpoint and event id
+        // never have the same key.
         let key = format!("{}:{endpoint}:{event_id}", endpoint.len());
         match EventKey::bounded(&key) {
             Cow::Borrowed(_) => key,

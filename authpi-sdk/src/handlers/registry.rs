@@ -152,8 +152,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.retarget().insert_fallback(Handler::with_tx(handler))
     }
 
-    /// Makes a payload member that does not have the deduced shape an error of
-    /// [`Event::data`] and [`Event::decode`], for every handler.
+    /// Makes [`Event::data`] and [`Event::decode`] return an error, in every handler, if a member
+    /// of the payload does not have the deduced shape.
     ///
     /// If a handler returns this error, the event is retried, as after any error: by AuthPI, or by a
     /// worker. A worker finally keeps the event as a dead letter, which can be replayed once the SDK

@@ -50,7 +50,7 @@ pub trait Inbox: Ledger {
         lease: Duration,
     ) -> impl Future<Output = Result<NextEvent, LedgerError>> + Send;
 
-    /// Resolves when an event may have been appended since the call. This is only a hint, since
+    /// Resolves when an event may have been appended since the call. It need not be reliable, since
     /// workers also poll. A store without notifications never resolves it.
     fn appended(&self) -> impl Future<Output = ()> + Send;
 

@@ -5,11 +5,12 @@
 //!    ^----------- retry --------------'
 //! ```
 //!
-//! Check-then-mark lets two workers through. The receiver *claims* an event instead: a claim is one
-//! atomic step that grants a lease, or reports the state of the event. The worker renews the lease
-//! while it handles the event, and ends it with [`complete`](Ledger::complete) or
-//! [`release`](Ledger::release). If a worker dies, its lease expires, and another worker can claim
-//! the event. If the first worker was only slow, its token is then stale ([`LeaseStatus::Lost`]).
+//! If a worker first checked whether an event is handled, and marked it later, two workers could
+//! both pass the check. So a worker *claims* the event: a claim is one atomic step that grants a
+//! lease, or reports the state of the event. The worker renews the lease while it handles the
+//! event, and ends it with [`complete`](Ledger::complete) or [`release`](Ledger::release). If a
+//! worker dies, its lease expires, and another worker can claim the event. If the first worker was
+//! only slow, its token is then stale ([`LeaseStatus::Lost`]).
 //!
 //! The implementations are in [`stores`](crate::stores).
 

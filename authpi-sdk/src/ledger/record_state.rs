@@ -11,7 +11,7 @@ pub enum RecordState {
     Claimed,
     /// The event was handled.
     Handled,
-    /// The event was given up. If the store keeps dead letters, it is one.
+    /// The event was given up. If the store keeps dead letters, the record is one.
     Dead,
 }
 

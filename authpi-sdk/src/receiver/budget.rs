@@ -1,9 +1,9 @@
 //! The budget for unverified bodies.
 //!
 //! Anyone can send a body, so the total memory of unverified bodies is bounded. The first 16 KiB of
-//! each body are free, so a body of ordinary size is never charged; the server's limit of requests
-//! bounds this part. A larger body is charged for its buffer, before the buffer grows, and never
-//! for the length that its sender announced.
+//! each body are free, so a body of ordinary size is never charged. The server's limit of
+//! concurrent requests bounds the total of these free parts. A larger body is charged for its
+//! buffer, before the buffer grows, and never for the length that its sender announced.
 //!
 //! When the budget is full, the bodies that hold the most memory relative to their transfer rate
 //! are dropped and answered with 503. Fast bodies are dropped last.

@@ -298,8 +298,9 @@ impl ReceiverBuilder<Inline> {
         self
     }
 
-    /// What to do when a step of the ledger fails. Default: [`StoreFailure::Refuse`]. An event
-    /// whose handler takes a transaction is always refused, since its handler needs the store.
+    /// What to do when a step of the ledger fails. Default: [`StoreFailure::Refuse`].
+    /// [`StoreFailure::HandleAnyway`] does not apply to an event whose handler takes a transaction:
+    /// that handler needs the store, so the delivery is refused.
     pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
         self.settings.store_failure = policy;
         self

@@ -169,7 +169,7 @@ pub(super) fn refuse(
     answer
 }
 
-/// How long ago the delivery was made, by its signed body; zero if that is in the future.
+/// The age of the delivery, by the time in its signed body. Zero if that time is in the future.
 pub(super) fn age(now: Timestamp, event: &Event) -> Duration {
     Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
 }

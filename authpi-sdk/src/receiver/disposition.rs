@@ -159,8 +159,8 @@ impl Disposition {
         let mut response = Response::new(Full::new(Bytes::from_static(self.text().as_bytes())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        // Most responses have this header and the server's content-length. By default, the first
-        // header takes memory for six.
+        // Room for this header and the server's content-length, which most responses have. Without
+        // this, the first insert allocates room for six.
         headers.reserve(2);
         headers.insert(
             CONTENT_TYPE,

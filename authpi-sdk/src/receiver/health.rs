@@ -105,8 +105,8 @@ impl Receiver {
     ///
     /// - The write probe creates a record under the empty endpoint name and forgets it. In a
     ///   ledger, it claims the record; in an inbox, it appends it (a queue only checks its ledger).
-    ///   The receivers and workers of a process share this probe if they use clones of one store,
-    ///   either all as a ledger or all as an inbox.
+    ///   Receivers and workers of a process that use clones of one store share this probe: those
+    ///   that use it as a ledger share one, those that use it as an inbox another.
     /// - The backlog probe counts the waiting events of this endpoint. It is only shared by clones
     ///   of this receiver.
     ///

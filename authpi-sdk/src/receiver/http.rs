@@ -148,8 +148,8 @@ impl Receiver {
         self.finished(done)
     }
 
-    /// The answer of detached work. There is none if the work panicked or its runtime ended: this
-    /// is logged, and the delivery is answered as failed.
+    /// The answer of detached work. If the work panicked or its runtime ended, it has no answer of
+    /// its own. That is logged, and the answer is `Failed`.
     fn finished(&self, done: Result<Disposition, String>) -> Result<Disposition, Disposition> {
         let shared = &self.shared;
         done.map_err(|error| {

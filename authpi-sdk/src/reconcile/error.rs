@@ -41,7 +41,7 @@ impl ReconcileError {
         }
     }
 
-    /// Whether a step of the ledger failed that the run itself needs, such as taking its lock.
+    /// Whether the ledger failed in a step that the run itself needs, such as taking its lock.
     pub fn is_ledger(&self) -> bool {
         matches!(self.0.kind, Kind::Ledger(_))
     }

@@ -371,7 +371,8 @@ impl<'a> Passes<'a> {
 ///
 /// A watermark from before the webhook's creation is that of an earlier webhook of the same
 /// endpoint (for example, one that was replaced to change its secret), and is valid. A later
-/// watermark belongs to this webhook, which has no events from before its creation.
+/// watermark belongs to this webhook. It has no events from before its creation, so the overlap
+/// reaches back no further than that, or than `since` if that is earlier.
 fn begin(
     watermark: Option<Timestamp>,
     since: Option<Timestamp>,

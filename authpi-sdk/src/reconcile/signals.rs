@@ -12,8 +12,10 @@ use crate::client::{DeliveryStatus, WebhookStatus};
 pub(super) struct Seen {
     /// The newest failed delivery.
     failed: Option<Timestamp>,
-    /// Since when the webhook has existed with its current status. A later time is a sign: the
-    /// webhook was not active, or has replaced another one, whose failures it does not show.
+    /// When the webhook was created or last changed its status, whichever is later. If a check
+    /// finds a later time than this one, that is a sign: the webhook was not active for some time,
+    /// or it has replaced another webhook, whose failed deliveries are not listed under the new
+    /// one.
     as_it_is_since: Option<Timestamp>,
     /// The number of checks while the webhook was not active. Deliveries may then be missing at any
     /// time, so each check is a new sign.

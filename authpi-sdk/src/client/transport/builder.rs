@@ -178,8 +178,8 @@ impl ClientBuilder {
     /// of the call's time unless
     /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) is set.
     ///
-    /// Connecting may take at most 5 s, and at most three quarters of this time limit or of
-    /// [`timeout`](Self::timeout), if that is shorter.
+    /// Connecting may take at most 5 s, three quarters of this time limit, or three quarters of
+    /// [`timeout`](Self::timeout), whichever is shortest.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self

@@ -99,8 +99,9 @@ impl<O: Operation> Call<O> {
 
     /// Adds this header to each attempt. Replaces an earlier value of the same name.
     ///
-    /// A `traceparent` replaces the client's own, which continues the trace of the event whose
-    /// handler makes the call, or begins a new one.
+    /// By default, the client sends its own `traceparent`. It continues the trace of the event
+    /// whose handler makes the call, or begins a new trace if there is none. A `traceparent` given
+    /// here replaces it.
     ///
     /// Headers that the client sends itself cannot be replaced: credential, user agent, host, and
     /// the headers of the body and the connection. The idempotency key and `If-Match` have their

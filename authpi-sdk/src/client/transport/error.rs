@@ -172,7 +172,8 @@ impl Error {
         .answered(answer)
     }
 
-    /// Replaces a refusal that came because an earlier attempt had made the change.
+    /// Turns a refusal into the error `SecretLost`. An earlier attempt has probably made the
+    /// change, and the refusal is its consequence.
     pub(crate) fn secret_is_lost(mut self) -> Self {
         self.0.kind = Kind::SecretLost;
         self.0.may_have_run = true;
@@ -221,7 +222,8 @@ impl Error {
         self
     }
 
-    /// Makes it the error of all attempts.
+    /// Adds what is known of the whole call: the number of attempts, why there was no further one,
+    /// and whether an earlier attempt may have taken effect.
     pub(crate) fn after(
         mut self,
         attempts: u32,
@@ -659,7 +661,7 @@ impl fmt::Debug for Error {
     }
 }
 
-/// An error body in `Debug`: no longer than in the message.
+/// An error body in `Debug`. It is truncated as in the message.
 struct Shown<'a>(&'a ApiErrorBody);
 
 impl fmt::Debug for Shown<'_> {

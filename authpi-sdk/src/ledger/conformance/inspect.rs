@@ -125,8 +125,8 @@ pub async fn each_state_is_shown_with_what_belongs_to_it<H: InspectorHarness>(ha
     }
 }
 
-/// A dead letter is shown with its reason and body, by any id, and only that of an event that is
-/// dead. A store without dead letters says so.
+/// The dead letter of a dead event is shown with its reason and body, whatever its id. Events in
+/// other states have none. A store without dead letters says so.
 ///
 /// # Panics
 /// When this does not hold.

@@ -626,7 +626,8 @@ async fn poll_and_drop(future: impl Future, polls: usize) {
     }
 }
 
-/// The model: the state of a record after the last step that took effect, and until when it holds.
+/// The model: the state of a record after the last step that took effect, and when its lease or
+/// pause ends.
 #[derive(Clone, Copy, Debug)]
 enum Modelled {
     Claimed { token: Token, until: Duration },
@@ -668,8 +669,8 @@ impl History {
         (z ^ (z >> 31)) % n
     }
 
-    /// A duration that is half a minute off the whole minutes by which time advances, so that no
-    /// comparison is close.
+    /// A number of whole minutes and a half. Time advances by whole minutes, so each lease or pause
+    /// ends half a minute away from every check.
     fn some_time(&mut self) -> Duration {
         Duration::from_mins(self.below(5)) + SLACK
     }
