@@ -126,9 +126,9 @@ pub(crate) async fn answer(
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
             .await
             .ok()?;
-        sender
-            .send(body["data"]["type"].as_str()?.to_owned())
-            .ok()?;
+        // A test that does not ask for the types has dropped their receiver. The connection stays: if
+        // it closed now, the emulator could use it once more before it noticed.
+        let _ = sender.send(body["data"]["type"].as_str()?.to_owned());
     }
 }
 
