@@ -141,7 +141,7 @@ async fn a_fault_is_added_applied_and_removed() {
         page.webhook("none", &["user.created"]).await;
         browser.open(&format!("{}/faults", page.url)).await;
         browser.sees("#live", "Live").await;
-        browser.sees("#faults", "Nothing goes wrong").await;
+        browser.sees("#faults", "No fault is injected").await;
         browser.click("a.primary").await;
         browser
             .run("document.querySelector('select[name=kind]').value = 'duplicate'")
@@ -175,7 +175,7 @@ async fn a_fault_is_added_applied_and_removed() {
         browser.sees("#faults", "hang up").await;
         browser.find("#faults tr:only-child").await;
         browser.click("#faults button").await;
-        browser.sees("#faults", "Nothing goes wrong").await;
+        browser.sees("#faults", "No fault is injected").await;
         assert_eq!(page.emulator.faults().plan(), FaultPlan::new());
     })
     .await;
