@@ -98,11 +98,8 @@ impl Authenticator {
         &self,
         request: Request<B>,
     ) -> Result<Verified<Event>, Response<Full<Bytes>>> {
-        let event = match self.authentic(request).await {
-            Ok(body) => self.event(&body),
-            Err(answer) => Err(answer),
-        };
-        event.map_err(|answer| self.refused(answer))
+        let body = self.authenticate_bytes(request).await?;
+        self.event(&body).map_err(|answer| self.refused(answer))
     }
 
     /// Reads and verifies one request, and returns its body. The delivery may be older than
@@ -114,22 +111,14 @@ impl Authenticator {
         &self,
         request: Request<B>,
     ) -> Result<Verified<Bytes>, Response<Full<Bytes>>> {
-        self.authentic(request)
-            .await
-            .map_err(|answer| self.refused(answer))
-    }
-
-    async fn authentic<B: Body>(
-        &self,
-        request: Request<B>,
-    ) -> Result<Verified<Bytes>, Disposition> {
         let bounds = Bounds {
             about: self.about(),
             timeout: self.shared.body_timeout,
             budget: &self.shared.bodies,
             retry_after: self.shared.retry_after,
         };
-        authentic(&self.shared.verifier, bounds, request).await
+        let body = authentic(&self.shared.verifier, bounds, request).await;
+        body.map_err(|answer| self.refused(answer))
     }
 
     /// The event, if it can be read and was signed recently enough.
