@@ -82,7 +82,8 @@ pub(crate) struct Emulate {
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 
-    /// How many events, and how many finished deliveries, to keep
+    /// How many events, and how many finished deliveries, to keep. An event and its delivery use
+    /// about 5 kB of memory
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = parse_count)]
     keep: usize,
 

@@ -1,6 +1,6 @@
 //! `authpi trigger`: creates events in a running emulator.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use authpi_emulator::NewEvent;
 use clap::Args;
@@ -76,6 +76,7 @@ impl Trigger {
         let emulator = faults::emulator(&self.connect)?;
         let mut stop = Stop::listen()?;
         let mut first = true;
+        let mut undelivered_types = HashSet::new();
         for event in self.events()? {
             for _ in 0..self.count {
                 if let (false, Some(pause)) = (first, self.every) {
@@ -86,10 +87,11 @@ impl Trigger {
                 }
                 first = false;
                 let triggered = emulator.trigger(event.clone()).await?;
-                if triggered.deliveries == 0 {
+                let event_type = triggered.event["type"].as_str().unwrap_or_default();
+                // Once for each type: with --count, a line per event would hide everything else.
+                if triggered.deliveries == 0 && undelivered_types.insert(event_type.to_owned()) {
                     output::note(&format!(
-                        "no active webhook is subscribed to {} for this subject: the event was logged, not delivered",
-                        triggered.event["type"].as_str().unwrap_or_default()
+                        "no active webhook is subscribed to {event_type} for this subject: the event was logged, not delivered"
                     ));
                 }
                 if output.format() == Format::Json {
