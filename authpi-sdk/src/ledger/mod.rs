@@ -52,9 +52,9 @@ pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Trans
 ///
 /// The endpoint is part of the key, so equal ids at two endpoints never collide.
 ///
-/// A key is bounded. An id that has more than 255 bytes or control characters, or begins with
-/// `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, in the same way
-/// in every store. A key made from the original id therefore always finds the record.
+/// A key is bounded. An id is replaced by `sha256:` and the hash of its bytes in 64 hex digits if
+/// it is longer than 255 bytes, contains a control character, or begins with `sha256:`. Every store
+/// does this in the same way. A key made from the original id therefore always finds the record.
 ///
 /// ```
 /// # use authpi_sdk::ledger::EventKey;
@@ -125,8 +125,8 @@ impl EventKey {
         Self::new(endpoint, format!("expired:{event_id}"))
     }
 
-    /// The form in which an id or an ordering key is kept: unchanged, or as `sha256:<hex>` if it
-    /// has more than 255 bytes or control characters, or begins with `sha256:`. A key already
+    /// The form in which an id or an ordering key is kept: unchanged, or as `sha256:<hex>` if it is
+    /// longer than 255 bytes, contains a control character, or begins with `sha256:`. A key already
     /// contains the id in this form. An [`Inbox`] has to convert the ordering keys that it stores.
     pub fn bounded(name: &str) -> Cow<'_, str> {
         let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
@@ -181,8 +181,8 @@ impl EventKey {
     }
 }
 
-/// Proof of a claim: the attempt's number and 64 random bits. A step with a token other than the
-/// record's changes nothing.
+/// Proof of a claim: the attempt's number and a nonce. A step with a token other than the record's
+/// changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// Which attempt this is, from 1.
@@ -331,9 +331,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// renewal. A ledger with a limited capacity, such as [`Memory`](crate::stores::Memory), may
     /// evict a record earlier, and [`forget`](Ledger::forget) removes one at once.
     ///
-    /// A finished record whose lease ended more than two retentions ago is claimed like a new one.
-    /// Deliveries that were signed more than one retention ago are not handled, so that an old
-    /// capture cannot be replayed after its record was pruned.
+    /// A record is also not kept for much longer: once the lease under which it was finished ended
+    /// more than two retentions ago, it is claimed like a new one. Deliveries that were signed more
+    /// than one retention ago are not handled, so that an old capture cannot be replayed after its
+    /// record was pruned.
     fn retention(&self) -> Duration;
 
     /// The time on the store's own clock, if the store is a server. `None`, the default, for a

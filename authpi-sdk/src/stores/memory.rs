@@ -251,6 +251,8 @@ struct Records {
     capacity: usize,
     retention: Duration,
     time: Time,
+    /// The latest reading of the time.
+    latest: i64,
     /// Keyed randomly per ledger, so that a sender cannot choose ids that collide.
     hashes: RandomState,
     index: HashMap<u32, u32, BuildHasherDefault<Spread>>,
@@ -259,7 +261,8 @@ struct Records {
     lists: [List; 3],
     endpoints: Vec<Endpoint>,
     used: usize,
-    minted: u64,
+    /// How many claims were granted, modulo 2³².
+    minted: u32,
     evicted: u64,
     /// Whether the first eviction was logged.
     said_so: bool,
@@ -271,6 +274,7 @@ impl Records {
             capacity: Memory::DEFAULT_CAPACITY,
             retention: DEFAULT_RETENTION,
             time: Time::SinceStart(Instant::now()),
+            latest: 0,
             hashes: RandomState::new(),
             index: HashMap::default(),
             chunks: Vec::new(),
@@ -287,11 +291,13 @@ impl Records {
         }
     }
 
-    fn now(&self) -> i64 {
-        match &self.time {
+    /// Reads the clock.
+    fn now(&mut self) -> i64 {
+        self.latest = match &self.time {
             Time::SinceStart(start) => micros(start.elapsed()),
             Time::Of(clock) => clock.now().as_microsecond(),
-        }
+        };
+        self.latest
     }
 
     fn claim(
@@ -314,14 +320,11 @@ impl Records {
                 }
                 RecordState::Pending if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
                 RecordState::Claimed | RecordState::Pending => {
-                    let nonce = self.mint();
+                    let nonce = self.mint(slot);
                     let record = self.get_mut(slot);
                     record.attempt = record.attempt.saturating_add(1);
                     record.nonce = nonce;
-                    let token = Token {
-                        attempt: record.attempt,
-                        nonce,
-                    };
+                    let token = record.token();
                     self.enter(
                         slot,
                         RecordState::Claimed,
@@ -352,13 +355,8 @@ impl Records {
                 ));
             }
         }
-        let token = Token {
-            attempt: 1,
-            nonce: self.mint(),
-        };
-        self.insert(hash, key, digest, token, now.saturating_add(micros(lease)));
         Ok(Claim::Granted {
-            token,
+            token: self.insert(hash, key, digest, now.saturating_add(micros(lease))),
             first_digest: digest,
         })
     }
@@ -373,15 +371,17 @@ impl Records {
     }
 
     fn complete(&mut self, key: &EventKey, token: Token, state: RecordState) -> LeaseStatus {
-        if let Some(slot) = self.held(key, token) {
-            let now = self.now();
-            self.enter(slot, state, now);
+        let Some(slot) = self.slot_of(key, token) else {
+            return LeaseStatus::Lost;
+        };
+        let current = self.get(slot).state;
+        if current == RecordState::Claimed {
+            // The retention counts from the last claim or renewal, so this needs no new reading.
+            self.enter(slot, state, self.latest);
             return LeaseStatus::Held;
         }
-        let again = self
-            .find(self.hash(key.endpoint(), key.event_id()), key)
-            .map(|slot| self.get(slot));
-        if again.is_some_and(|record| record.state == state && record.token() == token) {
+        // Completing again as before changes nothing.
+        if current == state {
             LeaseStatus::Held
         } else {
             LeaseStatus::Lost
@@ -406,9 +406,17 @@ impl Records {
     }
 
     fn held(&self, key: &EventKey, token: Token) -> Option<u32> {
-        let slot = self.find(self.hash(key.endpoint(), key.event_id()), key)?;
-        let record = self.get(slot);
-        (record.state == RecordState::Claimed && record.token() == token).then_some(slot)
+        let slot = self.slot_of(key, token)?;
+        (self.get(slot).state == RecordState::Claimed).then_some(slot)
+    }
+
+    /// The record whose latest claim this token belongs to. The token contains its slot, so this
+    /// does not hash the key again.
+    fn slot_of(&self, key: &EventKey, token: Token) -> Option<u32> {
+        let slot = slot_in(token.nonce);
+        let chunk = self.chunks.get(slot as usize / CHUNK)?;
+        let record = chunk.get(slot as usize % CHUNK)?;
+        (record.token() == token && self.is_of(record, key)).then_some(slot)
     }
 
     /// Drops a few records past their retention. For an abandoned claim or attempt, the retention
@@ -478,9 +486,7 @@ impl Records {
         let mut slot = *self.index.get(&hash)?;
         while slot != NONE {
             let record = self.get(slot);
-            if *record.event_id == *key.event_id()
-                && *self.endpoints[record.endpoint as usize].name == *key.endpoint()
-            {
+            if self.is_of(record, key) {
                 return Some(slot);
             }
             slot = record.chained;
@@ -488,14 +494,20 @@ impl Records {
         None
     }
 
-    fn insert(&mut self, hash: u32, key: &EventKey, first_digest: Digest, token: Token, at: i64) {
+    fn is_of(&self, record: &Record, key: &EventKey) -> bool {
+        *record.event_id == *key.event_id()
+            && *self.endpoints[record.endpoint as usize].name == *key.endpoint()
+    }
+
+    /// Inserts a record that is claimed for the first time.
+    fn insert(&mut self, hash: u32, key: &EventKey, first_digest: Digest, at: i64) -> Token {
         let endpoint = self.endpoint(key);
         let record = Record {
             event_id: key.event_id().into(),
             first_digest,
-            nonce: token.nonce,
+            nonce: 0,
             at,
-            attempt: token.attempt,
+            attempt: 1,
             endpoint,
             older: NONE,
             newer: NONE,
@@ -515,9 +527,14 @@ impl Records {
                 .expect("the capacity is below 2³², and free slots are used first")
         };
         let chained = self.index.insert(hash, slot).unwrap_or(NONE);
-        self.get_mut(slot).chained = chained;
+        let nonce = self.mint(slot);
+        let record = self.get_mut(slot);
+        record.chained = chained;
+        record.nonce = nonce;
+        let token = record.token();
         self.append(slot, CLAIMED);
         self.used += 1;
+        token
     }
 
     fn remove(&mut self, slot: u32) {
@@ -525,6 +542,8 @@ impl Records {
         let record = self.get_mut(slot);
         let chained = record.chained;
         let event_id = std::mem::take(&mut record.event_id);
+        // No token has this number, so none finds the removed record.
+        record.attempt = 0;
         let endpoint = record.endpoint as usize;
         let hash = self.hash(&self.endpoints[endpoint].name, &event_id);
         let first = self.index[&hash];
@@ -624,10 +643,20 @@ impl Records {
         }
     }
 
-    fn mint(&mut self) -> u64 {
-        self.minted += 1;
-        self.hashes.hash_one(self.minted)
+    /// A nonce that no earlier claim of the slot has: a count of all claims, and the slot.
+    fn mint(&mut self, slot: u32) -> u64 {
+        self.minted = self.minted.wrapping_add(1);
+        u64::from(self.minted) << 32 | u64::from(slot)
     }
+}
+
+/// The slot of the record that a nonce belongs to.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the slot is the lower half"
+)]
+const fn slot_in(nonce: u64) -> u32 {
+    nonce as u32
 }
 
 impl Record {
@@ -830,19 +859,46 @@ mod tests {
         let (ledger, _) = at_rest();
         for n in 0..3 {
             let mut held = ledger.lock();
-            let token = Token {
-                attempt: 1,
-                nonce: 1,
-            };
             // As if all three had the hash of the first.
             let hash = held.hash("users", "evt_0");
-            held.insert(hash, &key(n), DIGEST, token, i64::MAX);
+            held.insert(hash, &key(n), DIGEST, i64::MAX);
         }
         let held = ledger.lock();
         let hash = held.hash("users", "evt_0");
         let slots: Vec<_> = (0..3).map(|n| held.find(hash, &key(n))).collect();
         assert_eq!(slots, [Some(0), Some(1), Some(2)]);
         assert_eq!(held.find(hash, &key(3)), None);
+    }
+
+    #[tokio::test]
+    async fn a_token_of_an_earlier_record_in_the_same_slot_is_stale() {
+        let (ledger, _) = at_rest();
+        let mut earlier: Vec<(EventKey, Token)> = Vec::new();
+        for n in [0, 0, 1] {
+            let key = key(n);
+            let Claim::Granted { token, .. } = ledger.claim(&key, DIGEST, LEASE).await.unwrap()
+            else {
+                panic!("not granted")
+            };
+            for (of, stale) in &earlier {
+                assert_eq!(slot_in(stale.nonce), slot_in(token.nonce));
+                // With its own key, and with that of the slot's record.
+                for key in [of, &key] {
+                    let renewed = ledger.renew(key, *stale, LEASE).await.unwrap();
+                    assert_eq!(renewed, LeaseStatus::Lost);
+                    let completed = ledger.complete(key, *stale, Completion::Handled).await;
+                    assert_eq!(completed.unwrap(), LeaseStatus::Lost);
+                }
+            }
+            assert!(ledger.forget(&key).await.unwrap());
+            let renewed = ledger.renew(&key, token, LEASE).await.unwrap();
+            assert_eq!(
+                renewed,
+                LeaseStatus::Lost,
+                "a forgotten record has no lease"
+            );
+            earlier.push((key, token));
+        }
     }
 
     #[tokio::test]
