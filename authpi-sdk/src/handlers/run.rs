@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Instrument as _, Span, field::Empty, info_span};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{AttemptState, Outcome, Route};
 #[cfg(feature = "client")]
@@ -51,7 +51,8 @@ pub(crate) async fn run(
         deadline,
         ..
     } = &*attempt;
-    let span = telemetry::if_enabled(info_span!(
+    let span = telemetry::span!(
+        INFO,
         "authpi.handle",
         endpoint = key.endpoint(),
         event_id = key.event_id(),
@@ -59,7 +60,7 @@ pub(crate) async fn run(
         attempt = token.map_or(0, |token| token.attempt),
         trace = event.trace(),
         outcome = Empty,
-    ));
+    );
     // If this future is dropped before it ends, the lease was lost.
     let mut guard = AttemptGuard {
         attempt: &attempt,

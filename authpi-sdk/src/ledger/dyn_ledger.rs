@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::sleep;
-use tracing::{Instrument as _, debug_span};
+use tracing::Instrument as _;
 
 use super::{
     Appended, Backlog, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger,
@@ -24,10 +24,7 @@ pub(crate) fn step<T>(
     name: &'static str,
     step: impl Future<Output = T>,
 ) -> impl Future<Output = T> {
-    step.instrument(telemetry::if_enabled(debug_span!(
-        "authpi.store",
-        step = name
-    )))
+    step.instrument(telemetry::span!(DEBUG, "authpi.store", step = name))
 }
 
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;

@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
-use tracing::{Instrument as _, Span, field::Empty, info_span};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
     Receiver, Shared, budget::BodyBudget, disposition::Disposition, in_flight::InFlightPermit,
@@ -45,14 +45,15 @@ impl Receiver {
 
     fn begin<B>(&self, request: Request<B>) -> Unverified<B> {
         let endpoint = &self.shared.endpoint;
-        let span = telemetry::if_enabled(info_span!(
+        let span = telemetry::span!(
+            INFO,
             "authpi.delivery",
             %endpoint,
             event_id = Empty,
             event_type = Empty,
             attempt = Empty,
             outcome = Empty,
-        ));
+        );
         let verifying =
             span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
         Unverified { span, verifying }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "client")]
 use bytes::Bytes;
-use tracing::{Instrument as _, Span, field::Empty, info_span};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{Receiver, Shared, disposition::Disposition};
 use crate::{
@@ -58,14 +58,15 @@ impl Receiver {
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn ingest(&self, event: Verified<Event>) -> Ingested {
         let shared = Arc::clone(&self.shared);
-        let span = telemetry::if_enabled(info_span!(
+        let span = telemetry::span!(
+            INFO,
             "authpi.ingest",
             endpoint = &*shared.endpoint,
             event_id = &*EventKey::bounded(event.id()),
             event_type = event.event_type().as_str(),
             attempt = Empty,
             outcome = Empty,
-        ));
+        );
         let within = span.clone();
         let event_type = shared.settings.type_labels.of(event.event_type().as_str());
         let work = |mut place| {

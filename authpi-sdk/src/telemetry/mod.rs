@@ -12,7 +12,6 @@ mod types;
 use std::{sync::Arc, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Level, Metadata, Unit};
-use tracing::Span;
 
 use keys::{Label, kept};
 pub(crate) use limit::LogLimit;
@@ -59,16 +58,29 @@ pub const RECONCILED: &str = "authpi_reconciled_total";
 /// How far reconciling is behind, in seconds: `endpoint`.
 pub const RECONCILE_LAG_SECONDS: &str = "authpi_reconcile_lag_seconds";
 
-/// The span, or a disabled one if no subscriber wants it. A span that no subscriber wants is not
-/// free: if any crate enables tracing's feature `log`, it looks for a logger each time it is
-/// entered, recorded into or dropped.
-pub(crate) fn if_enabled(span: Span) -> Span {
-    if span.is_disabled() {
-        Span::none()
-    } else {
-        span
-    }
+/// A span, or [`Span::none`](tracing::Span::none) if no subscriber wants it. The macros of `tracing`
+/// return a span with a name even then, and that is not free: if any crate enables tracing's feature
+/// `log`, such a span looks for a logger each time it is entered, recorded into or dropped.
+macro_rules! span {
+    ($level:ident, root, $($span:tt)+) => {
+        $crate::telemetry::span!(
+            @ $level, tracing::span!(parent: None, tracing::Level::$level, $($span)+)
+        )
+    };
+    (@ $level:ident, $create:expr) => {
+        if tracing::level_filters::LevelFilter::current() >= tracing::Level::$level {
+            let span = $create;
+            if span.is_disabled() { tracing::Span::none() } else { span }
+        } else {
+            tracing::Span::none()
+        }
+    };
+    ($level:ident, $($span:tt)+) => {
+        $crate::telemetry::span!(@ $level, tracing::span!(tracing::Level::$level, $($span)+))
+    };
 }
+
+pub(crate) use span;
 
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

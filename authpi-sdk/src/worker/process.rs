@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tracing::{Instrument as _, field::Empty, info_span};
+use tracing::{Instrument as _, field::Empty};
 
 use super::{Settings, Shared};
 use crate::{
@@ -25,15 +25,16 @@ impl Shared {
         permit: Option<TransactionPermit>,
     ) {
         // A root span: the event is not part of what the worker's caller does.
-        let span = telemetry::if_enabled(info_span!(
-            parent: None,
+        let span = telemetry::span!(
+            INFO,
+            root,
             "authpi.process",
             endpoint = &*self.endpoint,
             event_id = leased.key.event_id(),
             attempt = leased.token.attempt,
             event_type = Empty,
             outcome = Empty,
-        ));
+        );
         let mut event_type = self.settings.type_labels.unread();
         let outcome = self
             .attempt(&leased, requested_at, permit, &span, &mut event_type)
