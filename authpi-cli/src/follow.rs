@@ -58,7 +58,7 @@ impl Position {
             .filter(|event| event.timestamp.0 >= start && !self.seen.contains_key(&event.id))
             .collect();
         new.sort_by(|a, b| (a.timestamp, &a.id).cmp(&(b.timestamp, &b.id)));
-        // A page may hold an event twice if the log grows meanwhile.
+        // The log can grow between two pages, so an event can be on both.
         new.dedup_by(|a, b| a.id == b.id);
         for event in &new {
             self.seen.insert(event.id.clone(), event.timestamp.0);

@@ -21,7 +21,7 @@ static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
 
 /// Sets the profile that `--profile` or the environment names.
 pub(crate) fn choose(name: Option<String>) {
-    // Only the first call counts; there is one.
+    // Only the first call takes effect, and the program makes only one.
     let _ = CHOSEN.set(name);
 }
 

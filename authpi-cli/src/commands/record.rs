@@ -155,7 +155,7 @@ async fn forward(State(proxy): State<Arc<Proxy>>, request: Request) -> Response<
             output.note(&format!("cannot record into {}: {error}", folder.display()));
         }
     });
-    // The file is there before the sender knows.
+    // The file is saved before the sender gets its answer.
     let _ = save.await;
     answer
 }

@@ -53,7 +53,7 @@ impl Target {
         }
     }
 
-    /// The store's id, and which of the two probes it is.
+    /// The store's id, and which write is probed: `false` for a ledger, `true` for an inbox.
     fn id(&self) -> Option<(usize, bool)> {
         match self {
             Self::Ledger(ledger) => Some((ledger.store_id()?, false)),

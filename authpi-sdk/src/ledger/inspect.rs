@@ -87,7 +87,8 @@ pub trait Inspector: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RecordView {
-    /// The record's key. The id of an event with a long id is its hash.
+    /// The record's key. It contains a hash in place of an id that is too long or has control
+    /// characters (see [`EventKey`]).
     #[serde(flatten, serialize_with = "as_names")]
     pub key: EventKey,
     /// The record's state.

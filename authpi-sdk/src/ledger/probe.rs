@@ -29,8 +29,8 @@ pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), L
     forgotten(ledger, &key, claimed.map(drop)).await
 }
 
-/// Forgets the record, even if the first step failed, since that step may have taken place. Not if
-/// the store is unreachable: this step would run into its timeout too.
+/// Forgets the record, even if the first step failed, since that step may have taken place. If the
+/// store is unreachable, the record is not forgotten: forgetting would run into its timeout too.
 pub(super) async fn forgotten(
     ledger: &(impl Ledger + ?Sized),
     key: &EventKey,

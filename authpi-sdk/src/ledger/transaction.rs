@@ -23,8 +23,9 @@ use super::{EventKey, LeaseStatus, Ledger, LedgerError, Token};
 /// neither does: **the effect takes place exactly once**. If another worker has taken over the
 /// lease, the token is stale and the writes are rolled back.
 ///
-/// `Sqlite` and `Postgres` are transactional, and `Nats` is if its ledger is. A handler requires
-/// such a ledger by taking its [`Tx`]: [`Handlers::on_tx`](crate::handlers::Handlers::on_tx).
+/// `Sqlite` and `Postgres` are transactional. `Nats` is transactional if the ledger that it uses
+/// is. A handler requires such a ledger by taking its [`Tx`]:
+/// [`Handlers::on_tx`](crate::handlers::Handlers::on_tx).
 pub trait Transactional: Ledger + Clone {
     /// The connection that handlers use: sqlx's.
     type Connection: Send;

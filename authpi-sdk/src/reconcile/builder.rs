@@ -68,7 +68,7 @@ impl ReconcileBuilder {
     }
 
     /// The store of the watermark. Default: in memory. After each start of the process, the first
-    /// run then begins at the webhook's creation, or where the ledger's records begin
+    /// run then begins at the webhook's creation, but no earlier than the ledger has records
     /// ([`Report::not_read_before`](super::Report::not_read_before)).
     pub fn watermark(mut self, store: impl Watermark) -> Self {
         self.watermark = Box::new(store);

@@ -54,8 +54,8 @@ impl Subscription {
             })
     }
 
-    /// The `type` filter for AuthPI's log; empty for no filter, which is used if the list is too
-    /// long for a URL or contains a comma.
+    /// The `type` filter for AuthPI's log; empty for no filter. It is empty if the list is too long
+    /// for a URL, or if the name of a type contains a comma.
     pub(super) fn query_types(&self) -> Vec<EventType> {
         let length: usize = self.types.iter().map(|name| name.as_str().len() + 1).sum();
         let fits =

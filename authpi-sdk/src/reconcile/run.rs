@@ -109,8 +109,8 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Moves the beginning of the pass to where the ledger still has records, unless `since` is
-    /// set: events from before would be handled again.
+    /// If the pass would begin earlier than the ledger has records, moves its beginning to there:
+    /// older events would be handled again. Does nothing if `since` is set.
     ///
     /// Uses the earlier of this machine's clock and the store's, if the store has one: a clock that
     /// is ahead would skip events whose records the ledger still has.
@@ -371,8 +371,8 @@ impl<'a> Passes<'a> {
 ///
 /// A watermark from before the webhook's creation is that of an earlier webhook of the same
 /// endpoint (for example, one that was replaced to change its secret), and is valid. A later
-/// watermark belongs to this webhook. It has no events from before its creation, so the overlap
-/// reaches back no further than that, or than `since` if that is earlier.
+/// watermark belongs to this webhook. This webhook has no events from before its creation, so the
+/// overlap reaches back to its creation at most, or to `since` if `since` is earlier.
 fn begin(
     watermark: Option<Timestamp>,
     since: Option<Timestamp>,
@@ -392,8 +392,9 @@ fn begin(
     }
 }
 
-/// The time from which the ledger still has the records of handled events, plus an overlap, since
-/// records are pruned while a run is in progress.
+/// The ledger still has the records of events that were handled after this time: `now` less the
+/// retention. An overlap, at most half the retention, is added, because records are pruned while a
+/// run is in progress.
 fn known_from(now: Timestamp, retention: Duration, overlap: Duration) -> Timestamp {
     let sure = retention.saturating_sub(overlap.min(retention / 2));
     let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);

@@ -23,7 +23,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether a run that begins at `now` finds all events of these signs in the log.
+    /// Whether the newest sign is at least one overlap older than `now`. A run that begins at `now`
+    /// then finds all events that the signs point to in the log.
     pub(super) fn is_settled(&self, now: Timestamp, overlap: Duration) -> bool {
         let newest = self.failed.max(self.as_it_is_since);
         newest.is_none_or(|newest| later(newest, overlap) <= now)

@@ -3,7 +3,7 @@
 
 /// The length of the first window: an hour, in milliseconds.
 const FIRST: i64 = 3_600_000;
-/// A window with at least this fraction of the limit does not grow.
+/// After a window with at least a quarter of the limit, the next one is not longer.
 const FULL_ENOUGH: usize = 4;
 
 /// A part of the log, in Unix milliseconds.

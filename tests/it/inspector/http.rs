@@ -144,7 +144,8 @@ async fn secrets_are_shown_once_and_sign_the_deliveries() {
     let page = Page::start().await;
     let secrets = page.webhook("signature", &["user.created"]).await;
     assert!(!secrets.contains("whs_"), "the URL contains the secret");
-    // A link on another page does not use them up.
+    // A request through a link on another site does not count as the one time that the secrets are
+    // shown.
     let link = page
         .get(&secrets)
         .header("sec-fetch-site", "cross-site")

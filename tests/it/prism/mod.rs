@@ -204,8 +204,8 @@ async fn about_webhooks(client: &Client) {
     );
 
     accepted("get", webhooks.get("wh_1").await);
-    // All but the comma, which separates values in a path in OpenAPI's `simple` style; AuthPI's ids
-    // have none.
+    // All special characters that a path may contain, except the comma, which separates values in
+    // OpenAPI's `simple` style. AuthPI's ids have no comma.
     accepted("get by an odd id", webhooks.get("wh-é+&=;:@!$'()*").await);
 
     let patch = WebhookPatch::new;

@@ -149,7 +149,8 @@ async fn a_webhook_that_nobody_ensured_is_found_by_its_name_and_address() -> Out
     );
     assert_eq!(handled.take(), [id]);
 
-    // A webhook with our mark takes precedence over an older one.
+    // A webhook that `ensure` has marked in its metadata takes precedence over an older one without
+    // the mark.
     let secrets = MemorySecretStore::new();
     let ensured = client
         .webhooks()

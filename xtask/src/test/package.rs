@@ -43,8 +43,8 @@ pub(super) fn pack(root: &Path) -> Result<()> {
         complete(&root.join("frameworks"), dirty, package, &[])?;
     }
 
-    // Builds what was packed, one on top of the other, in the workspace's target folder, where their
-    // dependencies are already built.
+    // Packs all packages with one command, which builds each with the others as they were packed.
+    // The workspace's target folder already has their dependencies.
     let target = Metadata::read(root)?.target_directory;
     forget_earlier(&target)?;
     run(cargo(root, all).arg("--target-dir").arg(target))

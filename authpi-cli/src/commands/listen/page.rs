@@ -103,7 +103,8 @@ impl Source for ListenSource {
         let tracked = tracked.ok_or_else(|| Problem::not_found("delivery"))?;
         let sender = self.0.clone();
         tokio::spawn(async move {
-            // If standard output is closed, the next planned attempt ends the program.
+            // An error is ignored: if standard output is closed, the next planned attempt fails
+            // too, and ends the program.
             let _ = sender.attempt(&tracked, true).await;
         });
         Ok(())

@@ -59,9 +59,9 @@ impl Webhooks {
 
     /// Sends a webhook's failed deliveries again: all of them, unless the call is filtered.
     ///
-    /// AuthPI documents neither the filters nor the answer; the names of both are assumed. AuthPI
-    /// may wait for each attempt's outcome, so give this call a [`timeout`](Call::timeout) that
-    /// fits the number of deliveries.
+    /// AuthPI documents neither the filters nor the answer. The names of the filters and of the
+    /// answer's members are assumed. AuthPI may wait for each attempt's outcome, so give this call
+    /// a [`timeout`](Call::timeout) that fits the number of deliveries.
     pub fn redeliver_failed(&self, webhook_id: impl Into<String>) -> Call<RedeliverFailed> {
         Call::new(
             &self.client,

@@ -11,9 +11,10 @@ use crate::{
 
 /// How it is known that a change was made.
 ///
-/// If an answer is lost, and the retry finds another state (412) or no webhook (404), the client
-/// reads the webhook. If its state matches the call, the change counts as made; but another caller
-/// may have made it.
+/// If an answer is lost, the retry may find another state (412) or no webhook (404). The client
+/// then reads the webhook again. The change counts as made if the webhook has the state that the
+/// call was to produce; for a deletion, if it is deleted or missing. Another caller may have made
+/// the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Applied {

@@ -52,7 +52,8 @@ impl DeliveryAuth {
 
     /// Uses this bearer token instead of one that AuthPI creates. No effect without a bearer token.
     ///
-    /// It is assumed, from AuthPI's older API, that it accepts one as `bearer_token`.
+    /// Assumed from AuthPI's older API: AuthPI accepts a token of the caller's own as the member
+    /// `bearer_token`.
     #[must_use]
     pub fn with_bearer_token(mut self, token: impl Into<Secret>) -> Self {
         if let Kind::Bearer(given) | Kind::BearerSignature(given) = &mut self.0 {
@@ -92,9 +93,10 @@ impl DeliveryAuth {
 ///
 /// It has a name, an address, [the events to deliver](Self::events), and the authentication of
 /// deliveries, by default a signature. Events and authentication are always sent, because AuthPI's
-/// documentation contradicts itself about the defaults: according to its older guide, all events
-/// without authentication; according to its SDK, both are required. So `create` refuses a spec
-/// without events: call [`all_events`](Self::all_events) to get all of them.
+/// documentation contradicts itself about the defaults. According to its older guide, the defaults
+/// are all events and no authentication. According to its SDK, both members are required. So
+/// `create` refuses a spec without events: call [`all_events`](Self::all_events) to get all of
+/// them.
 ///
 /// `Debug` shows no secret. The members of type [`RawJson`] are objects that AuthPI does not
 /// document.

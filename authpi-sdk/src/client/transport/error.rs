@@ -76,7 +76,8 @@ pub(crate) enum Kind {
     SecretLost,
 }
 
-/// What is wrong with a proxy. The status with which it refused is not known.
+/// What is wrong with a proxy. The HTTP library does not report the proxy's status; only 407 is
+/// recognized, by the text of its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyFault {
     /// It cannot be reached, perhaps temporarily.
@@ -359,7 +360,8 @@ impl Error {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
-    /// There was no connection (unknown name, refused, proxy, TLS, or timeout). Nothing was sent.
+    /// There was no connection (unknown name, refused, proxy, TLS, or the time limit for connecting
+    /// passed). Nothing was sent.
     pub fn is_connect(&self) -> bool {
         matches!(
             self.0.kind,
@@ -481,7 +483,7 @@ impl Error {
     }
 
     /// Whether the same call may succeed later, according to AuthPI. `None` if the answer does not
-    /// say so.
+    /// say whether it may.
     pub fn retryable(&self) -> Option<bool> {
         self.0.complaint.retryable
     }

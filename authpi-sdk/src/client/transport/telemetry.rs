@@ -41,8 +41,9 @@ pub(crate) struct CallTrace {
 impl CallTrace {
     pub(crate) const HEADER: HeaderName = HeaderName::from_static("traceparent");
 
-    /// `own` is the caller's `traceparent`, which replaces the header. `None` if that is not a W3C
-    /// trace, or the system has no random numbers: a call works without a trace.
+    /// `own` is a `traceparent` that the caller set, which is sent in place of the client's.
+    /// Returns `None` if `own` is not a W3C trace, or if the system has no random numbers. A call
+    /// also works without a trace.
     pub(crate) fn begin(own: Option<&HeaderValue>) -> Option<Self> {
         let mut bits = [0; 24];
         getrandom::fill(&mut bits).ok()?;

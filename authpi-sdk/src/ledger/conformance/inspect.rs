@@ -201,7 +201,7 @@ pub async fn an_expired_lease_and_an_ended_pause_are_zero<H: InspectorHarness>(h
     }
 }
 
-/// An event that did not come as a delivery is shown as one that is not compared.
+/// For an event that did not come as a delivery, [`RecordView::compared`] is `false`.
 ///
 /// # Panics
 /// When this does not hold.
@@ -252,7 +252,7 @@ pub async fn pages_list_every_record_of_the_endpoint_and_state<H: InspectorHarne
         if n % 2 == 0 {
             assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held);
         }
-        // Several of the same moment.
+        // Time advances only after every fourth record, so several records have the same time.
         if n % 4 == 3 {
             harness.advance(&ledger, Duration::from_secs(1)).await;
         }

@@ -50,7 +50,8 @@ pub trait Harness: Send + Sync {
     type Ledger: Ledger;
 
     /// Whether `append` of an inbox detects that an event is already done (the default). A queue
-    /// may store such an event again and detect it when it would be leased. It must not lease it.
+    /// may store such an event again, and detect only at the lease that it is done. It must not
+    /// lease the event.
     const TELLS_WHAT_IS_DONE: bool = true;
 
     /// A ledger over an empty store, with a retention of at least a day.
@@ -141,8 +142,9 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("stale")).await, Claim::Handled { first_digest: DIGEST });
     }
 
-    /// A token with the right attempt but another nonce is stale, and the reverse. An event that
-    /// was never claimed has no holder, and a step with a foreign token creates no record.
+    /// A token is stale if it has the right attempt but another nonce, or the right nonce but
+    /// another attempt. An event that was never claimed has no holder, and a step with a foreign
+    /// token creates no record.
     async fn a_foreign_token_changes_nothing(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("foreign")).await;
@@ -333,11 +335,13 @@ cases! { of Ledger:
         }
     }
 
-    /// An id of any length and any characters has its own record, and no id is the key of another.
+    /// An id of any length and any characters has its own record. An id that equals the hashed form
+    /// of another id does not find the other's record.
     async fn ids_of_any_length_are_keyed_and_found_by_the_original(harness) {
         let ledger = harness.fresh().await;
         for id in hostile_names() {
-            // A store that compresses or truncates would only distinguish these by their ends.
+            // The two ids differ only at their ends, so a store that truncates ids would confuse
+            // them.
             let ids = [format!("{id}1"), format!("{id}2")];
             let hashes = ids.clone().map(|id| EventKey::new("users", id).event_id().to_owned());
             for id in ids.iter().chain(&hashes) {
@@ -669,8 +673,8 @@ impl History {
         (z ^ (z >> 31)) % n
     }
 
-    /// A number of whole minutes and a half. Time advances by whole minutes, so each lease or pause
-    /// ends half a minute away from every check.
+    /// Zero to four minutes, plus half a minute. Time advances by whole minutes, so each lease or
+    /// pause ends half a minute away from every check.
     fn some_time(&mut self) -> Duration {
         Duration::from_mins(self.below(5)) + SLACK
     }

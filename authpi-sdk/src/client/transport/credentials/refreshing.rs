@@ -32,7 +32,8 @@ const AHEAD: Duration = Duration::from_mins(1);
 /// The pause after a failed renewal, while the token is still valid.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a call that has a valid token waits for the new one.
+/// How long the call that starts a renewal waits for the new token while the old one is still
+/// valid. After that, it uses the old one.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
 
 /// The time limit of one request to a source.

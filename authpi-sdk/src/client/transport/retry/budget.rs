@@ -36,8 +36,8 @@ impl<B: Budget + ?Sized> Budget for Arc<B> {
 ///
 /// A success returns the price of its last retry, or 1 if it had none. One token is added per
 /// second, so that a client with few calls can retry again after an outage. The default capacity of
-/// 500 tokens permits a hundred retries (fifty after timeouts) without a success, then one every
-/// five seconds (ten after timeouts). The bucket is full at first and never goes below zero.
+/// 500 tokens permits 100 retries without a success, then one every 5 s. After timeouts, it permits
+/// 50 retries, then one every 10 s. The bucket is full at first and never goes below zero.
 pub struct TokenBucket {
     capacity: u32,
     state: Mutex<State>,
