@@ -968,6 +968,41 @@ async fn what_is_not_authentic_is_401_and_told_nothing() {
 }
 
 #[tokio::test]
+async fn a_receiver_has_one_clock_its_own_or_that_of_its_verifier() {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let builder = |verifier| {
+        let times = Arc::clone(&times);
+        let handlers =
+            Handlers::new(times).on(async |_: Event<UserCreated>, context: Context<_>| {
+                let times: &Mutex<Vec<Timestamp>> = context.state();
+                times.lock().unwrap().push(context.received_at());
+                Ok(())
+            });
+        Receiver::inline("users", verifier, Memory::new(), handlers)
+    };
+    let scheme = SignatureScheme::timestamped();
+    let signed = || {
+        Fixture::of::<UserCreated>()
+            .request(&scheme, &SECRET.into())
+            .unwrap()
+    };
+    let verifier = || Verifier::new(scheme.clone(), keys());
+    let at = |minutes| {
+        ManualClock::at(Timestamp::now() + jiff::SignedDuration::from_mins(minutes)).clock()
+    };
+    // The scheme tolerates five minutes.
+    let (within, late) = (at(4), at(6));
+
+    let by_verifier = builder(verifier().clock(within.clone())).build().unwrap();
+    assert_answer(&by_verifier, signed(), "handled").await;
+    let by_receiver = builder(verifier().clock(late.clone())).clock(within.clone());
+    assert_answer(&by_receiver.build().unwrap(), signed(), "handled").await;
+    let too_late = builder(verifier().clock(within.clone())).clock(late);
+    assert_answer(&too_late.build().unwrap(), signed(), "unauthorized").await;
+    assert_eq!(*times.lock().unwrap(), [within.now(); 2]);
+}
+
+#[tokio::test]
 async fn a_stale_signature_and_a_wrong_or_missing_bearer_token_are_401() {
     let never = || {
         Handlers::new(())

@@ -128,7 +128,7 @@ impl<S> Context<S> {
         self.work.token.map_or(0, |token| token.attempt)
     }
 
-    /// When this delivery was received, by the receiver's clock. In a worker: when the event was
+    /// When this delivery began to arrive, by the receiver's clock. In a worker: when the event was
     /// stored, by the store's clock.
     pub fn received_at(&self) -> Timestamp {
         self.work.received_at

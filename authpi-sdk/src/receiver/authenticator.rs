@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
+use jiff::Timestamp;
 
 use super::{
     budget::BodyBudget,
@@ -98,8 +99,10 @@ impl Authenticator {
         &self,
         request: Request<B>,
     ) -> Result<Verified<Event>, Response<Full<Bytes>>> {
-        let body = self.authenticate_bytes(request).await?;
-        self.event(&body).map_err(|answer| self.refused(answer))
+        let now = self.shared.clock.now();
+        let body = self.authenticate_bytes_at(request, now).await?;
+        let event = self.event(&body, now);
+        event.map_err(|answer| self.refused(answer))
     }
 
     /// Reads and verifies one request, and returns its body. The delivery may be older than
@@ -111,18 +114,31 @@ impl Authenticator {
         &self,
         request: Request<B>,
     ) -> Result<Verified<Bytes>, Response<Full<Bytes>>> {
+        let now = self.shared.clock.now();
+        self.authenticate_bytes_at(request, now).await
+    }
+
+    async fn authenticate_bytes_at<B: Body>(
+        &self,
+        request: Request<B>,
+        now: Timestamp,
+    ) -> Result<Verified<Bytes>, Response<Full<Bytes>>> {
         let bounds = Bounds {
             about: self.about(),
             timeout: self.shared.body_timeout,
             budget: &self.shared.bodies,
             retry_after: self.shared.retry_after,
         };
-        let body = authentic(&self.shared.verifier, bounds, request).await;
+        let body = authentic(&self.shared.verifier, bounds, request, now).await;
         body.map_err(|answer| self.refused(answer))
     }
 
     /// The event, if it can be read and was signed recently enough.
-    fn event(&self, body: &Verified<Bytes>) -> Result<Verified<Event>, Disposition> {
+    fn event(
+        &self,
+        body: &Verified<Bytes>,
+        now: Timestamp,
+    ) -> Result<Verified<Event>, Disposition> {
         let shared = &*self.shared;
         let event = body.event().map_err(|error| {
             let key = EventKey::unreadable(shared.endpoint.clone(), body);
@@ -133,7 +149,6 @@ impl Authenticator {
                 Disposition::Unreadable,
             )
         })?;
-        let now = shared.clock.now();
         if age(now, &event) <= shared.max_age {
             shared.witness.saw_recent(now);
             return Ok(event);

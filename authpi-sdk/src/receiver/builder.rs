@@ -81,7 +81,6 @@ impl<M> ReceiverBuilder<M> {
     fn new(endpoint: Arc<str>, verifier: Verifier, mode: M) -> Self {
         Self {
             endpoint,
-            verifier,
             mode,
             max_in_flight: 256,
             max_unverified_bytes: None,
@@ -94,9 +93,10 @@ impl<M> ReceiverBuilder<M> {
                 max_in_flight: 0,
                 store_failure: StoreFailure::default(),
                 drop_terminal: false,
-                clock: Clock::system(),
+                clock: verifier.time_source().clone(),
                 type_labels: TypeLabels::default(),
             },
+            verifier,
         }
     }
 
@@ -131,7 +131,7 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    /// Replaces the system clock. (The verifier has its own clock.)
+    /// Replaces the clock, also for verification. Default: the verifier's clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self

@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty};
 
@@ -54,14 +55,24 @@ impl Receiver {
             attempt = Empty,
             outcome = Empty,
         );
+        let shared = &self.shared;
+        let received_at = shared.settings.clock.now();
         let verifying =
-            span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
-        Unverified { span, verifying }
+            span.in_scope(|| begin(&shared.verifier, shared.about(), request, received_at));
+        Unverified {
+            span,
+            received_at,
+            verifying,
+        }
     }
 
     async fn receive_unverified<B: Body>(
         &self,
-        Unverified { span, verifying }: Unverified<B>,
+        Unverified {
+            span,
+            received_at,
+            verifying,
+        }: Unverified<B>,
     ) -> Response<Full<Bytes>> {
         let shared = &self.shared;
         let authentic = match verifying {
@@ -88,7 +99,9 @@ impl Receiver {
                         let answer = match body.event() {
                             Ok(event) => {
                                 event_type = types.of(event.event_type().as_str());
-                                detached.accept(&event, &mut place, &within).await
+                                detached
+                                    .accept(&event, received_at, &mut place, &within)
+                                    .await
                             }
                             Err(error) => {
                                 Box::pin(detached.dead_letter_unreadable(
@@ -167,6 +180,7 @@ impl Receiver {
 /// A request whose head was read, with the span of its delivery.
 struct Unverified<B> {
     span: Span,
+    received_at: Timestamp,
     verifying: Result<(Verifying, B), Disposition>,
 }
 
@@ -175,10 +189,11 @@ pub(super) async fn authentic<B: Body>(
     verifier: &Verifier,
     bounds: Bounds<'_>,
     request: Request<B>,
+    now: Timestamp,
 ) -> Result<Verified<Bytes>, Disposition> {
     let (endpoint, log) = bounds.about;
     log.tick(endpoint);
-    let (verifying, body) = begin(verifier, bounds.about, request)?;
+    let (verifying, body) = begin(verifier, bounds.about, request, now)?;
     bounds.read(verifying, body).await
 }
 
@@ -187,6 +202,7 @@ fn begin<B>(
     verifier: &Verifier,
     about: About<'_>,
     request: Request<B>,
+    now: Timestamp,
 ) -> Result<(Verifying, B), Disposition> {
     if request.method() != Method::POST {
         return Err(Disposition::NotPost);
@@ -196,7 +212,7 @@ fn begin<B>(
         return Err(refuse(about, &VerifyError::TooLarge { limit }));
     }
     let verifying = verifier
-        .begin(request.headers())
+        .begin_at(request.headers(), now)
         .map_err(|error| refuse(about, &error))?;
     Ok((verifying, request.into_body()))
 }

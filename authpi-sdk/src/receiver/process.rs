@@ -27,10 +27,10 @@ impl Shared {
     pub(super) async fn accept(
         &self,
         event: &Event,
+        received_at: Timestamp,
         place: &mut InFlightPermit,
         span: &Span,
     ) -> Disposition {
-        let received_at = self.settings.clock.now();
         if !span.is_disabled() {
             span.record("event_id", &*EventKey::bounded(event.id()))
                 .record("event_type", event.event_type().as_str());

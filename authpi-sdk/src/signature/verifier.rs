@@ -4,7 +4,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hmac::Mac as _;
+use hmac::{Mac as _, digest::CtOutput};
 use http::{
     HeaderMap, HeaderName,
     header::{AUTHORIZATION, CONTENT_LENGTH},
@@ -104,7 +104,7 @@ impl Verifier {
         }
     }
 
-    /// Replaces the system clock.
+    /// Replaces the system clock. A receiver uses this clock too, unless it is given another one.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
@@ -147,6 +147,10 @@ impl Verifier {
         self.max_body
     }
 
+    pub(crate) fn time_source(&self) -> &Clock {
+        &self.clock
+    }
+
     pub(super) fn scheme_and_ring(&self) -> Option<(&SignatureScheme, &KeyRing)> {
         self.signature
             .as_ref()
@@ -160,7 +164,15 @@ impl Verifier {
     /// malformed, the bearer token is wrong, the signed time is out of tolerance, or there is no
     /// secret to verify with.
     pub fn begin(&self, headers: &HeaderMap) -> Result<Verifying, VerifyError> {
-        let now = self.clock.now();
+        self.begin_at(headers, self.clock.now())
+    }
+
+    /// As [`begin`](Self::begin), at a time that the caller has read.
+    pub(crate) fn begin_at(
+        &self,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<Verifying, VerifyError> {
         let bearer = self
             .bearer
             .as_ref()
@@ -521,11 +533,11 @@ impl Hashing {
     fn finish(self) -> Option<Arc<str>> {
         let mut matched = None;
         for (at, mac) in self.macs {
-            let ours: Signature = mac.finalize().into_bytes().into();
-            let same = self
-                .presented
-                .iter()
-                .fold(false, |same, theirs| same | bool::from(ours.ct_eq(theirs)));
+            let ours = mac.finalize();
+            // `CtOutput` compares in constant time.
+            let same = self.presented.iter().fold(false, |same, theirs| {
+                same | (ours == CtOutput::new((*theirs).into()))
+            });
             matched = matched.or_else(|| same.then_some(at));
         }
         let key = self.keys.iter().nth(matched?)?;
