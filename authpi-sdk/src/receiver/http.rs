@@ -45,7 +45,8 @@ impl Receiver {
     }
 
     fn begin<B>(&self, request: Request<B>) -> Unverified<B> {
-        let endpoint = &self.shared.endpoint;
+        let shared = &self.shared;
+        let endpoint = &shared.endpoint;
         let span = telemetry::span!(
             INFO,
             "authpi.delivery",
@@ -55,7 +56,6 @@ impl Receiver {
             attempt = Empty,
             outcome = Empty,
         );
-        let shared = &self.shared;
         let received_at = shared.settings.clock.now();
         let verifying =
             span.in_scope(|| begin(&shared.verifier, shared.about(), request, received_at));

@@ -4,7 +4,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hmac::{Mac as _, digest::CtOutput};
+use hmac::Mac as _;
 use http::{
     HeaderMap, HeaderName,
     header::{AUTHORIZATION, CONTENT_LENGTH},
@@ -147,6 +147,7 @@ impl Verifier {
         self.max_body
     }
 
+    /// The clock that [`clock`](Self::clock) sets.
     pub(crate) fn time_source(&self) -> &Clock {
         &self.clock
     }
@@ -533,11 +534,11 @@ impl Hashing {
     fn finish(self) -> Option<Arc<str>> {
         let mut matched = None;
         for (at, mac) in self.macs {
-            let ours = mac.finalize();
-            // `CtOutput` compares in constant time.
-            let same = self.presented.iter().fold(false, |same, theirs| {
-                same | (ours == CtOutput::new((*theirs).into()))
-            });
+            let ours: Signature = mac.finalize().into_bytes().into();
+            let same = self
+                .presented
+                .iter()
+                .fold(false, |same, theirs| same | bool::from(ours.ct_eq(theirs)));
             matched = matched.or_else(|| same.then_some(at));
         }
         let key = self.keys.iter().nth(matched?)?;

@@ -251,8 +251,6 @@ struct Records {
     capacity: usize,
     retention: Duration,
     time: Time,
-    /// The latest reading of the time.
-    latest: i64,
     /// Keyed randomly per ledger, so that a sender cannot choose ids that collide.
     hashes: RandomState,
     index: HashMap<u32, u32, BuildHasherDefault<Spread>>,
@@ -274,7 +272,6 @@ impl Records {
             capacity: Memory::DEFAULT_CAPACITY,
             retention: DEFAULT_RETENTION,
             time: Time::SinceStart(Instant::now()),
-            latest: 0,
             hashes: RandomState::new(),
             index: HashMap::default(),
             chunks: Vec::new(),
@@ -291,13 +288,11 @@ impl Records {
         }
     }
 
-    /// Reads the clock.
-    fn now(&mut self) -> i64 {
-        self.latest = match &self.time {
+    fn now(&self) -> i64 {
+        match &self.time {
             Time::SinceStart(start) => micros(start.elapsed()),
             Time::Of(clock) => clock.now().as_microsecond(),
-        };
-        self.latest
+        }
     }
 
     fn claim(
@@ -376,8 +371,8 @@ impl Records {
         };
         let current = self.get(slot).state;
         if current == RecordState::Claimed {
-            // The retention counts from the last claim or renewal, so this needs no new reading.
-            self.enter(slot, state, self.latest);
+            let now = self.now();
+            self.enter(slot, state, now);
             return LeaseStatus::Held;
         }
         // Completing again as before changes nothing.

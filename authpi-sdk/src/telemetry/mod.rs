@@ -60,7 +60,8 @@ pub const RECONCILE_LAG_SECONDS: &str = "authpi_reconcile_lag_seconds";
 
 /// A span, or [`Span::none`](tracing::Span::none) if no subscriber wants it. The macros of `tracing`
 /// return a span with a name even then, and that is not free: if any crate enables tracing's feature
-/// `log`, such a span looks for a logger each time it is entered, recorded into or dropped.
+/// `log`, such a span looks for a logger each time it is entered, recorded into or dropped. So without a
+/// subscriber, `log` gets no record of a span. With `root`, the span has no parent.
 macro_rules! span {
     ($level:ident, root, $($span:tt)+) => {
         $crate::telemetry::span!(
