@@ -199,7 +199,12 @@ impl Browser {
 
     /// A picture of the visible part, as PNG.
     pub(crate) async fn screenshot(&self) -> Vec<u8> {
-        self.0.screenshot().await.expect("it can be drawn")
+        until(
+            || "the page cannot be drawn".to_owned(),
+            // After a navigation, Chromium may still replace the old page.
+            async || self.0.screenshot().await.ok(),
+        )
+        .await
     }
 
     /// Calls Chromium's own protocol.
