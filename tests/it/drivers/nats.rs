@@ -1256,6 +1256,17 @@ async fn an_event_too_large_for_the_stream_is_refused_as_content() {
         .unwrap_err();
     assert_eq!(error.kind(), LedgerErrorKind::Content, "{}", chain(&error));
     append(&inbox, 1).await;
+
+    // The stream of dead letters has no such limit, but the server has one.
+    let receiver = receiver(&inbox);
+    for (bytes, answer, kept) in [(6_000, 200, 1), (1_020_000, 200, 2), (1_048_000, 400, 2)] {
+        let event = Fixture::of::<UserCreated>()
+            .id(format!("large {bytes}"))
+            .data(json!({"id": "usr_1", "metadata": {"filler": "x".repeat(bytes)}}));
+        assert_eq!(deliver(&receiver, &event).await, answer, "{bytes}");
+        let letters = inbox.dead_letters("users", None, 10).await.unwrap();
+        assert_eq!(letters.len(), kept, "{bytes}");
+    }
 }
 
 #[tokio::test]
