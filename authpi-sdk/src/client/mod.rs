@@ -77,8 +77,8 @@
 //! # }
 //! ```
 //!
-//! Awaiting the call itself gives one [`Page`]; [`Items`] and [`Pages`] are streams
-//! (`futures_core::Stream`) over all of them.
+//! Awaiting the call itself gives one [`Page`]. [`Pages`] is a stream (`futures_core::Stream`) of
+//! all pages, and [`Items`] one of the items of all pages.
 //!
 //! # Declaring a webhook
 //!

@@ -20,8 +20,8 @@ pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 /// assert_eq!(handle().unwrap_err().to_string(), "no such user");
 /// ```
 ///
-/// The receiver or worker logs the whole chain of causes, and a dead letter keeps it. Do not put
-/// anything into an error that must not be logged.
+/// The receiver or worker logs the whole chain of causes, and a dead letter keeps it. An error must
+/// not contain anything that must not be logged.
 pub struct HandlerError {
     cause: Box<dyn Error + Send + Sync>,
     terminal: bool,

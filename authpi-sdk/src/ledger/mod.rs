@@ -331,10 +331,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// renewal. A ledger with a limited capacity, such as [`Memory`](crate::stores::Memory), may
     /// evict a record earlier, and [`forget`](Ledger::forget) removes one at once.
     ///
-    /// A record is also not kept for much longer: once the lease under which it was finished ended
-    /// more than two retentions ago, it is claimed like a new one. Deliveries that were signed more
-    /// than one retention ago are not handled, so that an old capture cannot be replayed after its
-    /// record was pruned.
+    /// A record is also not kept for much longer. When more than two retentions have passed since
+    /// the end of the lease under which the event was finished, a claim of the event is granted
+    /// like that of a new one. Deliveries that were signed more than one retention ago are not
+    /// handled, so that an old capture cannot be replayed after its record was pruned.
     fn retention(&self) -> Duration;
 
     /// The time on the store's own clock, if the store is a server. `None`, the default, for a
@@ -379,8 +379,8 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// An id that the clones of one store share and no other store of this process has, such as the
-    /// address of their shared state. Receivers and workers with the same id share the write probe.
-    /// `None` by default.
+    /// address of their shared state. Receivers and workers whose stores have the same id share a
+    /// write probe: one for ledgers, and one for inboxes. `None` by default.
     fn store_id(&self) -> Option<usize> {
         None
     }

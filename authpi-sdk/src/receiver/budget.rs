@@ -70,8 +70,8 @@ enum Verdict {
 }
 
 impl BodyBudget {
-    /// A budget of this many bytes. A single body within the verifier's limit always fits, even if
-    /// it is larger than the budget.
+    /// A budget of this many bytes. A single body always fits, even if it is larger than the
+    /// budget. (`ReceiverBuilder` refuses such a budget.)
     pub(super) fn new(bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {

@@ -1,5 +1,5 @@
-//! Processes one authentic event: finds its handler, claims it, runs the handler under its lease,
-//! and records the outcome.
+//! Processes one authentic event: finds the event's handler, claims the event, runs the handler
+//! under the lease, and records the outcome.
 
 use std::time::Duration;
 

@@ -68,8 +68,8 @@ impl ReconcileBuilder {
     }
 
     /// The store of the watermark. Default: in memory. After each start of the process, the first
-    /// run then begins at the webhook's creation, but no earlier than the ledger has records
-    /// ([`Report::not_read_before`](super::Report::not_read_before)).
+    /// run then begins at the webhook's creation, or at the time from which the ledger still has
+    /// records, whichever is later ([`Report::not_read_before`](super::Report::not_read_before)).
     pub fn watermark(mut self, store: impl Watermark) -> Self {
         self.watermark = Box::new(store);
         self

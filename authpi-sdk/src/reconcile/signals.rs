@@ -23,8 +23,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether the newest sign is at least one overlap older than `now`. A run that begins at `now`
-    /// then finds all events that the signs point to in the log.
+    /// Whether the newest sign is at least one overlap older than `now`. All events that the signs
+    /// point to are then in the log, and a run that begins at `now` finds them.
     pub(super) fn is_settled(&self, now: Timestamp, overlap: Duration) -> bool {
         let newest = self.failed.max(self.as_it_is_since);
         newest.is_none_or(|newest| later(newest, overlap) <= now)

@@ -50,7 +50,8 @@ impl DeliveryAuth {
         Self(Kind::None)
     }
 
-    /// Uses this bearer token instead of one that AuthPI creates. No effect without a bearer token.
+    /// Uses this bearer token instead of one that AuthPI creates. It has no effect on an
+    /// authentication without a bearer token.
     ///
     /// Assumed from AuthPI's older API: AuthPI accepts a token of the caller's own as the member
     /// `bearer_token`.

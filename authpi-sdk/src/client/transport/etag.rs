@@ -4,11 +4,11 @@ use std::{fmt, str::FromStr};
 
 use http::{HeaderMap, header};
 
-/// An identifier of a resource's state: a quoted string that changes with each change of the
-/// resource.
+/// An identifier of a resource's state: a quoted string that is meant to change with each change of
+/// the resource.
 ///
 /// AuthPI documents strong ETags on single resources: the time of the last change in Unix
-/// milliseconds, in quotes. So two changes within one millisecond have the same ETag. Operations
+/// milliseconds, in quotes. But two changes within one millisecond have the same ETag. Operations
 /// return an ETag, for example in [`WithETag`](crate::client::transport::WithETag), and
 /// [`Call::if_match`](crate::client::transport::Call::if_match) takes one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -18,8 +18,9 @@ pub(crate) fn fresh() -> Result<String, Error> {
     Ok(format!("{:032x}", u128::from_be_bytes(bits)))
 }
 
-/// # Errors When the key does not have the 1 to 256 characters that AuthPI requires, or when a
-/// character is not visible ASCII, which this client requires for the header.
+/// # Errors
+/// When the key does not have the 1 to 256 characters that AuthPI requires, or when a character is
+/// not visible ASCII, which this client requires for the header.
 pub(crate) fn check(key: &str) -> Result<(), Error> {
     if key.is_empty() || key.len() > MAX_KEY_CHARS {
         Err(Error::invalid_argument(

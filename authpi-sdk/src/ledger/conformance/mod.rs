@@ -49,9 +49,9 @@ pub trait Harness: Send + Sync {
     /// The ledger under test.
     type Ledger: Ledger;
 
-    /// Whether `append` of an inbox detects that an event is already done (the default). A queue
-    /// may store such an event again, and detect only at the lease that it is done. It must not
-    /// lease the event.
+    /// Whether `append` of an inbox detects that an event is already done (the default). With
+    /// `false`, as for a queue, `append` may store such an event again, and `lease_next` detects
+    /// that it is done. `lease_next` must not lease the event.
     const TELLS_WHAT_IS_DONE: bool = true;
 
     /// A ledger over an empty store, with a retention of at least a day.
