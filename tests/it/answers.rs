@@ -515,8 +515,8 @@ async fn a_sender_that_keeps_hanging_up_uses_no_permit_and_leaves_no_lease() {
         sent.abort();
         assert!(sent.await.unwrap_err().is_cancelled());
         go.add_permits(1);
-        // A delivery while the handler still runs waits without success, or not at all; the handler
-        // ends by itself.
+        // Further deliveries are not acknowledged while the handler runs. It runs to its end
+        // although the first delivery was cancelled.
         let again = async {
             while receiver.receive(self::request(&fixture)).await.status() != 200 {
                 tokio::task::yield_now().await;

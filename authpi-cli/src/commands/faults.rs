@@ -156,7 +156,7 @@ pub(crate) fn rule(text: &str) -> std::result::Result<Rule, String> {
     };
     match serde_json::from_value(rule) {
         Ok(rule) => Ok(Rule::Call(rule)),
-        // The error about the side that knows the kind.
+        // Reports the error of the rule type that has this kind of fault.
         Err(error) if of_delivery.contains("unknown variant") => Err(error.to_string()),
         Err(_) => Err(of_delivery),
     }

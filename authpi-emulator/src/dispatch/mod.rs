@@ -205,13 +205,13 @@ async fn attempt(
             .then(|| describe(&store, &delivery_id, begun.elapsed()))
             .flatten()
     };
-    // Before anyone waiting for the delivery continues.
+    // Logged before those who wait for the delivery continue.
     if let Some(line) = line {
         world.log.line(|| LogLine::Attempt(line));
     }
     world.changed();
     if let Some(outcome) = outcome {
-        // The caller may have gone; the attempt is recorded anyway.
+        // The caller may no longer wait for the result. The attempt is recorded anyway.
         let _ = outcome.send(received);
     }
 }

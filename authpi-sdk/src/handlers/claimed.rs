@@ -29,7 +29,8 @@ impl Claimed<'_> {
     /// dropped.
     ///
     /// The exception is a handler whose transaction is being committed. The commit checks the token
-    /// itself, and a concurrent renewal can find the record completed before the commit returns.
+    /// itself. And a renewal can find the record already completed by this commit, which looks like
+    /// a lost lease.
     ///
     /// `permit` is for the handler's transaction. If the handler needs a permit and `permit` is
     /// `None`, this waits for one while it renews the lease. The handler's timeout then starts

@@ -55,9 +55,9 @@ impl<S: Send + Sync + 'static, L: Transactional> Handlers<S, L> {
     /// Handles one event, without HTTP, with transactions in `store`, as attempt 1 with a timeout
     /// of 10 s. For tests of handlers, against a test database.
     ///
-    /// The event is claimed under the endpoint name `dispatch`. An earlier record under that name
-    /// is deleted first. A handler's transaction commits together with the completion of the claim,
-    /// as in a receiver.
+    /// The event is claimed under the endpoint name `dispatch`. An earlier record of this event
+    /// under that name is deleted first. A handler's transaction commits together with the
+    /// completion of the claim, as in a receiver.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled. (A handler that panics is an

@@ -19,7 +19,7 @@ pub(crate) type Running = Pin<Box<dyn Future<Output = HandlerResult<Outcome>> + 
 
 pub(super) struct Handler<S, L> {
     run: Arc<RunOn<S, L>>,
-    /// The store's queue for transactions; `None` for a handler without a transaction.
+    /// The store's permits for transactions; `None` for a handler without a transaction.
     permits: Option<Arc<PermitsOf<L>>>,
 }
 
@@ -78,7 +78,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handler<S, L> {
         }
     }
 
-    /// The store's queue for transactions, if the handler needs one.
+    /// The store's permits for transactions, if the handler needs one of them.
     pub(super) fn permits(&self, store: &L) -> Option<Result<TransactionPermits, PoolTooSmall>> {
         self.permits.as_ref().map(|permits| permits(store))
     }
@@ -172,7 +172,7 @@ impl Route {
         self.commits
     }
 
-    /// The queue for transactions, in which the handler needs a permit before it starts.
+    /// The permits for transactions, if the handler needs one of them before it starts.
     pub(crate) fn permits(&self) -> Option<&TransactionPermits> {
         self.permits.as_ref()
     }
@@ -182,7 +182,7 @@ impl Route {
 pub(crate) type Routes = ByType<Route>;
 
 impl Routes {
-    /// The queue for transactions, if every handler needs a permit from it.
+    /// The permits for transactions, if every handler needs one of them.
     pub(crate) fn permits_of_all(&self) -> Option<TransactionPermits> {
         let permits = self.all().map(|route| route.permits.as_ref());
         permits.reduce(Option::and)?.cloned()

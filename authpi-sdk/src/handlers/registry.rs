@@ -104,7 +104,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// use authpi_sdk::handlers::Handlers;
     /// use authpi_sdk::{ledger::Tx, stores::Sqlite};
     ///
-    /// // Deliveries come in any order: an older event changes nothing, nor does any after a deletion.
+    /// // Deliveries come in any order: an older event changes nothing, nor does an event of a deleted
+    /// // user.
     /// const UPDATE: &str = "INSERT INTO users (data, as_of, id) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE
     ///     SET data = ?1, as_of = ?2 WHERE as_of <= ?2 AND NOT deleted";
     ///
@@ -153,7 +154,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     /// Makes [`Event::data`] and [`Event::decode`] return an error, in every handler, if a member
-    /// of the payload does not have the deduced shape.
+    /// of the payload does not have the type of its field.
     ///
     /// If a handler returns this error, the event is retried, as after any error: by AuthPI, or by a
     /// worker. A worker finally keeps the event as a dead letter, which can be replayed once the SDK

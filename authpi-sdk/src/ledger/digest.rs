@@ -18,8 +18,8 @@ use crate::hex;
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// The digest of an event that did not come as a delivery. In AuthPI's log, an event has other
-    /// members, and in another order, than in a delivery, so the bytes cannot be compared.
+    /// The digest of an event that did not come as a delivery. AuthPI's log and a delivery write an
+    /// event with different members in a different order, so their bytes cannot be compared.
     pub(crate) const UNCOMPARED: Self = Self([0; 16]);
 
     /// Hashes `bytes`. Never all zeros.

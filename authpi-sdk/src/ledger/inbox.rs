@@ -58,8 +58,8 @@ pub trait Inbox: Ledger {
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
 
     /// The write probe of a store that is used as an inbox, like [`Ledger::check_write`]. The
-    /// default appends and forgets a record under the empty endpoint name. A queue cannot remove a
-    /// message again, so it only checks its ledger.
+    /// default appends and forgets a record under the empty endpoint name. An inbox that cannot
+    /// take back a message that it has stored, such as `Nats`, only checks its ledger.
     fn check_append(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         async {
             let key = probe_key();

@@ -63,7 +63,8 @@ pub trait Inspector: Send + Sync + 'static {
     /// The dead letter of an event, with its body; `None` if there is none.
     ///
     /// # Errors
-    /// Also with [`NotKept`](InspectErrorKind::NotKept), if the store keeps no dead letters.
+    /// [`NotKept`](InspectErrorKind::NotKept) if the store keeps no dead letters, or another kind if
+    /// the store fails.
     fn dead_letter(
         &self,
         key: &EventKey,
@@ -256,7 +257,7 @@ impl RecordPage {
     }
 }
 
-/// The numbers of an endpoint's records, all taken at about the same time.
+/// Counts and ages of an endpoint's records, all read at about the same time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {

@@ -231,8 +231,8 @@ pub enum Claim {
 pub enum Completion {
     /// The event was handled.
     Handled,
-    /// The event was given up and is not retried. A ledger that keeps dead letters keeps its body
-    /// for inspection.
+    /// The event failed for good and is not retried. A ledger that keeps dead letters keeps the
+    /// event's body for inspection.
     Dead {
         /// The reason, as one line without payload.
         reason: String,
@@ -262,7 +262,7 @@ pub enum LeaseStatus {
     /// The lease is held, and the step took place.
     Held,
     /// The token is not valid any more, and nothing was changed: another worker took over after the
-    /// lease had expired, the claim was ended before, or the record was forgotten.
+    /// lease had expired, the claim had already ended, or the record was forgotten.
     Lost,
 }
 

@@ -38,8 +38,8 @@ pub trait Transactional: Ledger + Clone {
     /// When the store cannot be reached or refuses.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction, LedgerError>> + Send;
 
-    /// The queue in which handlers wait for a transaction. Clones of a store share it. Default: no
-    /// limit.
+    /// The permits for transactions of handlers, which clones of a store share. Default: any number
+    /// of concurrent transactions, so no handler waits.
     ///
     /// Receivers take a permit before they claim an event whose handler takes a [`Tx`], so a
     /// waiting delivery holds no claim and no connection.

@@ -282,7 +282,7 @@ impl Progress {
         previous * u64::from(1000 - age.subsec_millis()) / 1000 + current
     }
 
-    /// The bytes held, divided by the transfer rate in bytes per second, in thousandths.
+    /// 1000 times the bytes held, divided by the transfer rate in bytes per second plus one.
     fn cost_of(&self, held: usize, now: Instant) -> u64 {
         (held as u64).saturating_mul(1000) / (self.rate(now) + 1)
     }

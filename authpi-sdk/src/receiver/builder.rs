@@ -306,10 +306,10 @@ impl ReceiverBuilder<Inline> {
         self
     }
 
-    /// Acknowledges events that failed terminally although the ledger cannot keep dead letters.
+    /// If the ledger cannot keep dead letters, acknowledges events that failed terminally anyway.
     /// These events are lost.
     ///
-    /// Without this setting, they are answered with 503, so that AuthPI retries them.
+    /// Default: such an event is answered with 503, so that AuthPI retries it.
     pub fn drop_terminal_failures(mut self) -> Self {
         self.settings.drop_terminal = true;
         self
@@ -339,15 +339,16 @@ impl<I> ReceiverBuilder<Stored<I>> {
         )
     }
 
-    /// Handles events with the same value of this member of the subject one at a time, in the order
-    /// in which they were stored. For example, `Subject::user_id` orders the events of each user.
-    /// Events without the member are handled in any order, as all events are by default.
+    /// Handles events with the same ordering key one at a time, in the order in which they were
+    /// stored. `ordering_key` returns a member of the event's subject. For example,
+    /// `Subject::user_id` orders the events of each user. Events for which it returns `None` are
+    /// handled in any order, as all events are by default.
     ///
     /// The order is the order of arrival. AuthPI may deliver out of order, so a handler still has
     /// to compare [`Event::time`].
     ///
-    /// The inbox must be an [`OrderedInbox`]. With a queue such as NATS JetStream, this does not
-    /// compile.
+    /// The inbox must be an [`OrderedInbox`]. With a message broker such as NATS JetStream, this
+    /// does not compile.
     ///
     /// [`Event::time`]: crate::event::Event::time
     pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self

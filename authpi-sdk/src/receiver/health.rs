@@ -15,8 +15,8 @@ use crate::{
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Health {
-    /// The result of the write probe, which has two seconds. The error has a
-    /// [kind](LedgerError::kind).
+    /// The result of the write probe. A probe that has no answer after two seconds is an error. The
+    /// error has a [kind](LedgerError::kind).
     pub store: Result<(), LedgerError>,
     /// Whether the receiver or worker is shutting down: it waits for running handlers and takes no
     /// new work.
@@ -104,9 +104,9 @@ impl Receiver {
     /// between share its last answer.
     ///
     /// - The write probe creates a record under the empty endpoint name and forgets it. In a
-    ///   ledger, it claims the record; in an inbox, it appends it (a queue only checks its ledger).
-    ///   Receivers and workers of a process that use clones of one store share this probe: those
-    ///   that use it as a ledger share one, those that use it as an inbox another.
+    ///   ledger, it claims the record. In an inbox, it appends the record; `Nats` only checks its
+    ///   ledger instead. Receivers and workers that use clones of one store share its two write
+    ///   probes: one for use as a ledger, one for use as an inbox.
     /// - The backlog probe counts the waiting events of this endpoint. It is only shared by clones
     ///   of this receiver.
     ///

@@ -131,9 +131,10 @@ impl ReconcileBuilder {
         self
     }
 
-    /// Ingests events with the same value of this member of the subject one after the other,
-    /// whatever the concurrency. For example, `Subject::user_id` orders the events of each user. If
-    /// the receiver is an inbox with ordering keys, set the same function here.
+    /// Ingests events with the same ordering key one after the other, whatever the concurrency.
+    /// `ordering_key` returns a member of the event's subject. For example, `Subject::user_id`
+    /// orders the events of each user. If the receiver is an inbox with ordering keys, set the same
+    /// function here.
     pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self {
         self.settings.ordering_key = Some(ordering_key);
         self
@@ -148,8 +149,8 @@ impl ReconcileBuilder {
     ///
     /// Default: the log is read every time.
     ///
-    /// It is assumed that a delivery's status is only `failed` after all retries. There is no sign
-    /// of events that AuthPI did not try to deliver for another reason, so also run without this
+    /// It is assumed that a delivery's status is only `failed` after all retries. Events that
+    /// AuthPI never tried to deliver for another reason leave no sign, so also run without this
     /// setting from time to time.
     pub fn only_if_missed(mut self) -> Self {
         self.settings.only_if_missed = true;

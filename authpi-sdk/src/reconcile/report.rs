@@ -84,13 +84,13 @@ pub struct Report {
     /// The event at which the run stopped, because it was not accepted. `None` if the run did not
     /// stop early for this reason.
     pub stopped: Option<Stopped>,
-    /// Whether the run has caught up with the log: its last pass took less than 1 s, or was a
-    /// second or later pass that found nothing new. Otherwise, events happen faster than they are
-    /// ingested, or the run ended early.
+    /// Whether the run has caught up with the log: its last pass took less than 1 s, or a pass
+    /// after the first found nothing new. Otherwise, events happen faster than they are ingested,
+    /// or the run ended early.
     pub caught_up: bool,
-    /// The run began to read at this time, and not at the earlier one that its settings and the
-    /// watermark give. The ledger may have pruned the records of older events, so they would be
-    /// handled again. To read them anyway, make a separate run with
+    /// Set if the run did not read everything that its settings and the watermark ask for, but
+    /// began at this later time. The ledger may have removed the records of older events, so these
+    /// would be handled again. To read them anyway, make a separate run with
     /// [`since`](super::ReconcileBuilder::since) and without the stored watermark.
     pub not_read_before: Option<Timestamp>,
     /// The number of events that AuthPI could not return (`invalid_count` of the pages read).

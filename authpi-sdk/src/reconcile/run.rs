@@ -109,12 +109,13 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// If the pass would begin earlier than the ledger has records, moves its beginning to there:
-    /// older events would be handled again. Does nothing if `since` is set.
+    /// If the pass would begin at a time whose records the ledger may have removed, moves its
+    /// beginning to the earliest time whose records it still has. Events before that would be
+    /// handled again. Does nothing if `since` is set.
     ///
     /// Uses the earlier of this machine's clock and the store's, if the store has one: with a clock
-    /// that is ahead, the pass would begin too late, and skip events from a time of which the
-    /// ledger still has records.
+    /// that is ahead, the pass would begin too late and skip events whose records the ledger still
+    /// has.
     async fn skip_pruned(&mut self, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..

@@ -122,7 +122,7 @@ impl Outage {
             let event = NewEvent::new(name)
                 .subject(json!({"user_id": user}))
                 .data(json!({"id": user, "n": n}));
-            // Several within one millisecond, and some that the webhook does not subscribe to.
+            // Some events share a millisecond, and the webhook does not subscribe to some.
             if n.is_multiple_of(3) {
                 self.authpi.clock().advance(Duration::from_millis(700));
                 self.authpi

@@ -127,12 +127,12 @@ impl Session {
         self.changed.send_replace(());
     }
 
-    /// Another attempt follows after this pause; none after the last one.
+    /// The next attempt follows after `pause`. `None` after the last attempt.
     pub(super) fn planned(&self, tracked: &Tracked, pause: Option<Duration>) {
         let mut progress = tracked.progress();
         match pause {
             Some(pause) => progress.next_attempt_at = Timestamp::now().checked_add(pause).ok(),
-            // Unless an attempt that the page requested was acknowledged meanwhile.
+            // An attempt that the page requested may have been acknowledged meanwhile.
             None if progress.status == DeliveryStatus::Pending => {
                 progress.status = DeliveryStatus::Failed;
             }

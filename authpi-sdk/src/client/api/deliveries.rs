@@ -92,8 +92,8 @@ pub struct ListDeliveries {
 }
 
 impl Call<ListDeliveries> {
-    /// Only deliveries with this status. AuthPI does not document the values; the named ones are
-    /// assumed.
+    /// Only deliveries with this status. AuthPI does not document the values; the variants of
+    /// [`DeliveryStatus`] are assumptions.
     pub fn status(mut self, status: DeliveryStatus) -> Self {
         self.operation.status = Some(status);
         self

@@ -19,7 +19,7 @@ use crate::{
     json,
 };
 
-/// The accessors of a delivered [`Event`](crate::event::Event).
+/// The same accessors as those of a delivered [`Event`](crate::event::Event).
 impl LoggedEvent {
     /// The event's type.
     pub fn event_type(&self) -> EventType {

@@ -61,7 +61,8 @@ fn sets_a_token(patch: &UpdateWebhook) -> bool {
         && !matches!(patch.auth.set(), Some(UpdateAuthInput::None(_)))
 }
 
-/// Whether AuthPI creates a secret for the patch, which only its answer contains.
+/// Whether the patch makes AuthPI create a secret. Only the answer to the patch contains that
+/// secret.
 pub(crate) fn makes_a_secret(patch: &UpdateWebhook) -> bool {
     match patch.auth.set() {
         None | Some(UpdateAuthInput::None(_)) => false,

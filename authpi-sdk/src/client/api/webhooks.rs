@@ -460,8 +460,8 @@ fn part(response: WebhookWithSecretsResponse) -> Parted {
     }
 }
 
-/// The one-time secret in this member, even if this kind of authentication is unknown or has no
-/// such field.
+/// The one-time secret in the member `name` of `auth`. Also reads the member if the kind of
+/// authentication is unknown, or its type has no such field.
 fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
     let extra = |extra: &Extra| extra.read::<Secret>(name).ok().flatten();
     let (field, extra) = match auth {

@@ -79,7 +79,8 @@ impl Response {
     }
 }
 
-/// A number of seconds. A fraction is rounded up, and a number that is too large is the maximum.
+/// A number of seconds. A fraction is rounded up, and a number that is too large becomes
+/// `Duration::MAX`.
 fn seconds(text: &str) -> Option<Duration> {
     let begins = text.starts_with(|c: char| c.is_ascii_digit());
     let seconds: f64 = text.parse().ok().filter(|_| begins)?;

@@ -22,7 +22,7 @@ pub trait InspectorHarness: Harness {
     /// The inspector under test.
     type Inspector: Inspector;
 
-    /// Whether the store keeps times (the default), so that it has ages and an ordered list.
+    /// Whether the store records times, which ages and an ordered list need. Default: it does.
     const KEEPS_TIMES: bool = true;
 
     /// An inspector of the newest store. It may scan.
@@ -237,8 +237,8 @@ pub async fn a_record_is_found_by_any_id<H: InspectorHarness>(harness: &H) {
     }
 }
 
-/// The pages of a list have every record of the endpoint in the state, and no other. The list has
-/// the order that it claims.
+/// The pages of a list contain all records of the endpoint that are in the requested state, and no
+/// others. A list that says that it is ordered is ordered.
 ///
 /// # Panics
 /// When this does not hold.

@@ -377,11 +377,11 @@ cases! { of Ledger:
         let Claim::Granted { token, .. } = ledger.claim(&key, DIGEST, Duration::ZERO).await.expect("claim") else {
             panic!("not granted");
         };
-        assert_eq!(granted(&ledger, &key).await.0.attempt, token.attempt + 1, "a lease of nothing lasts");
+        assert_eq!(granted(&ledger, &key).await.0.attempt, token.attempt + 1, "a lease of zero has not expired");
     }
 
-    /// Of many concurrent claims exactly one is granted: of a new event, and of an event whose
-    /// lease has expired.
+    /// If many claims of one event run concurrently, exactly one is granted. This holds for a new
+    /// event and for one whose lease has expired.
     async fn of_many_claims_at_once_one_is_granted(harness) {
         let ledger = Arc::new(harness.fresh().await);
         for attempt in 1..4 {
@@ -404,8 +404,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Workers that race for many events, some releasing them at first, complete each event exactly
-    /// once.
+    /// Concurrent workers complete each of many events exactly once, although some first release
+    /// their claims.
     async fn racing_workers_complete_each_event_once(harness) {
         const EVENTS: usize = 20;
         let ledger = Arc::new(harness.fresh().await);

@@ -19,8 +19,8 @@ pub use postgres::PostgresWatermark;
 ///
 /// A watermark is an event's `timestamp` in AuthPI's log, or this machine's time if that is
 /// earlier. Replicas must share the store. If a watermark is lost, the log is read from the
-/// webhook's creation, but no further back than the ledger has records
-/// ([`Report::not_read_before`](super::Report::not_read_before)).
+/// webhook's creation. But it is not read before the time from which the ledger still has records:
+/// see [`Report::not_read_before`](super::Report::not_read_before).
 pub trait Watermark: Send + Sync + 'static {
     /// The watermark that was saved last, if any.
     ///

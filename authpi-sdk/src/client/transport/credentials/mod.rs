@@ -99,8 +99,8 @@ impl Credentials {
         }
     }
 
-    /// Drops a token of a source that AuthPI has refused. Returns whether there is now another
-    /// credential, which is never the case for a fixed one.
+    /// Drops a token that AuthPI has refused, and gets another from the token source. Returns
+    /// whether there is another; a fixed credential never has one.
     pub(super) async fn replace(
         &self,
         refused: &Authorization,

@@ -119,8 +119,8 @@ impl Renewed {
         }
     }
 
-    /// Drops the token that AuthPI has refused, unless it has been replaced. Returns whether there
-    /// is now another one.
+    /// Drops a token that AuthPI has refused, unless it was already replaced, and gets another.
+    /// Returns whether there is another.
     pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
         {
             let mut state = self.0.state();

@@ -410,7 +410,8 @@ async fn a_full_disk_rolls_back_a_handlers_writes_and_its_completion() {
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
     let large = sqlx::query("INSERT INTO sold VALUES (?1)").bind("x".repeat(100_000));
-    // The handler ignores it. Earlier writes are undone anyway, if SQLite undid them.
+    // The handler ignores this error. SQLite may have rolled the transaction back, and then the
+    // earlier writes are undone too.
     assert!(
         large
             .execute(&mut *transaction)
