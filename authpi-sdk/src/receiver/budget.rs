@@ -71,7 +71,8 @@ enum Verdict {
 
 impl BodyBudget {
     /// A budget of this many bytes. A single body always fits, even if it is larger than the
-    /// budget. (`ReceiverBuilder` refuses such a budget.)
+    /// budget. (`ReceiverBuilder` refuses a budget that is smaller than the largest permitted
+    /// body.)
     pub(super) fn new(bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -132,7 +133,8 @@ pub(super) struct Charge {
 pub(super) struct Shed;
 
 impl Charge {
-    /// Charges the body for a buffer of `buffer` bytes in total, of which `arrived` are new.
+    /// Charges the body for a buffer of `buffer` bytes in total. `arrived` is the number of bytes
+    /// that arrived since the last call. It only counts towards the transfer rate.
     pub(super) async fn hold(&self, buffer: usize, mut arrived: usize) -> Result<(), Shed> {
         let wanted = buffer.saturating_sub(FIRST_BUFFER).next_multiple_of(STEP);
         loop {

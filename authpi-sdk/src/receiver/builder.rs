@@ -306,10 +306,10 @@ impl ReceiverBuilder<Inline> {
         self
     }
 
-    /// If the ledger cannot keep dead letters, acknowledges events that failed terminally anyway.
-    /// These events are lost.
+    /// Acknowledges events that failed terminally, even if the ledger cannot keep them as dead
+    /// letters. An event that is not kept is lost.
     ///
-    /// Default: such an event is answered with 503, so that AuthPI retries it.
+    /// Default: if the ledger cannot keep the event, the answer is 503, so that AuthPI retries it.
     pub fn drop_terminal_failures(mut self) -> Self {
         self.settings.drop_terminal = true;
         self

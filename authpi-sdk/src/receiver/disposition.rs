@@ -9,7 +9,8 @@ use http::{
 };
 use http_body_util::Full;
 
-/// How a delivery is answered. Only 200 acknowledges (AuthPI's guide).
+/// How a delivery is answered. According to AuthPI's guide, only status 200 acknowledges a
+/// delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disposition {
     /// The event is handled and recorded.

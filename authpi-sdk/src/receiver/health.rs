@@ -105,8 +105,9 @@ impl Receiver {
     ///
     /// - The write probe creates a record under the empty endpoint name and forgets it. In a
     ///   ledger, it claims the record. In an inbox, it appends the record; `Nats` only checks its
-    ///   ledger instead. Receivers and workers that use clones of one store share its two write
-    ///   probes: one for use as a ledger, one for use as an inbox.
+    ///   ledger instead. Everything that uses clones of one store in the same way shares the probe:
+    ///   inline receivers share one, which uses the store as a ledger, and inbox receivers and
+    ///   workers share another.
     /// - The backlog probe counts the waiting events of this endpoint. It is only shared by clones
     ///   of this receiver.
     ///

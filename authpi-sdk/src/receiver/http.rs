@@ -129,7 +129,8 @@ impl Receiver {
 
     /// Runs the work detached from the request, so that the sender may hang up. The work becomes a
     /// task, unless it finishes on its first poll and no runtime is set. It holds its permit until
-    /// it ends. `Err` is the answer if the work was not started or did not finish.
+    /// it ends, except while it waits for the outcome of another worker. `Err` is the answer if the
+    /// work was not started or did not finish.
     pub(super) async fn run_detached<W>(
         &self,
         work: impl FnOnce(InFlightPermit) -> W,
@@ -313,7 +314,8 @@ async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Disp
 /// The endpoint's name for metrics and log lines, and the log limit.
 pub(super) type About<'a> = (&'a str, &'a LogLimit);
 
-/// Logs and counts the reason, which the answer does not contain.
+/// Counts the reason, and logs it unless the body is too large. The answer does not say why a
+/// signature was refused.
 fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
     let reason = error.reason();
     metrics::counter!(telemetry::REJECTED, "endpoint" => endpoint.to_owned(), "reason" => reason)

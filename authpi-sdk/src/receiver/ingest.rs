@@ -47,9 +47,9 @@ impl Receiver {
     /// by the same handlers and with the same ledger. Unlike a delivery, it may be older than the
     /// ledger's retention.
     ///
-    /// If the event has an envelope, its content is compared with that of the first delivery, and a
-    /// difference is counted. An event without an envelope, as in AuthPI's log, is not compared,
-    /// since its bytes differ from those of a delivery.
+    /// If the event has an [envelope](Event::envelope), the event's bytes are compared with those
+    /// of its first delivery, and a difference is counted. An event without an envelope, as in
+    /// AuthPI's log, is not compared, since its bytes differ from those of a delivery.
     ///
     /// Counts towards [`max_in_flight`](super::ReceiverBuilder::max_in_flight). If the future is
     /// dropped after it was polled, handling continues.

@@ -23,7 +23,7 @@ use crate::{
 impl Shared {
     /// Processes an authentic delivery.
     ///
-    /// Rare and slow paths are boxed, to keep the future that each delivery needs small.
+    /// Rare and slow paths are boxed. This keeps the future of each delivery small.
     pub(super) async fn accept(
         &self,
         event: &Event,
