@@ -18,7 +18,7 @@ use crate::UnixMillis;
 /// Members that AuthPI documents only as "an object" (`metadata`, `retry`, `circuit_breaker`, …)
 /// have this type. `Debug` shows only the length. Two values are equal if their texts are.
 #[derive(Clone)]
-pub struct RawJson(Box<RawValue>);
+pub struct RawJson(Box<str>);
 
 impl RawJson {
     /// Serializes `value` as JSON.
@@ -26,12 +26,12 @@ impl RawJson {
     /// # Errors
     /// When `value` cannot be written as JSON, for example a map whose keys are not strings.
     pub fn new(value: &(impl Serialize + ?Sized)) -> Result<Self, serde_json::Error> {
-        serde_json::value::to_raw_value(value).map(Self)
+        serde_json::value::to_raw_value(value).map(Self::from)
     }
 
     /// The JSON text.
     pub fn get(&self) -> &str {
-        self.0.get()
+        &self.0
     }
 
     /// Reads the value as a `T`. A lone surrogate (`"\ud83d"`) is read as U+FFFD.
@@ -42,21 +42,14 @@ impl RawJson {
         read(self.get())
     }
 
-    /// The value as `serde_json`'s raw value.
-    pub fn as_raw_value(&self) -> &RawValue {
-        &self.0
+    pub(crate) fn raw(&self) -> Raw<'_> {
+        Raw(&self.0)
     }
 }
 
 impl From<Box<RawValue>> for RawJson {
     fn from(raw: Box<RawValue>) -> Self {
-        Self(raw)
-    }
-}
-
-impl From<RawJson> for Box<RawValue> {
-    fn from(json: RawJson) -> Self {
-        json.0
+        Self(raw.into())
     }
 }
 
@@ -76,13 +69,14 @@ impl Eq for RawJson {}
 
 impl Serialize for RawJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for RawJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(Self)
+        Box::<RawValue>::deserialize(deserializer).map(Self::from)
     }
 }
 
@@ -99,11 +93,35 @@ impl schemars::JsonSchema for RawJson {
     }
 }
 
+/// The text of one JSON value: valid JSON, without white space around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw<'a>(&'a str);
+
+impl<'a> Raw<'a> {
+    pub(crate) fn get(self) -> &'a str {
+        self.0
+    }
+
+    pub(crate) fn is_null(self) -> bool {
+        self.0 == "null"
+    }
+
+    pub(crate) fn to_json(self) -> RawJson {
+        RawJson(self.0.into())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(deserializer).map(|raw| Self(raw.get()))
+    }
+}
+
 /// Calls `member` with each member of the object `json`; `null` is an object without members.
 #[cfg(feature = "client")]
 pub(crate) fn members<'a>(
-    json: &'a RawValue,
-    member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
+    json: Raw<'a>,
+    member: &mut dyn FnMut(&str, Raw<'a>) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
     members_of_text(json.get(), member)
 }
@@ -114,7 +132,7 @@ pub(crate) fn members<'a>(
 /// In a name, U+FFFD replaces a lone surrogate; values are passed as they are written.
 pub(crate) fn members_of_text<'a>(
     json: &'a str,
-    member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
+    member: &mut dyn FnMut(&str, Raw<'a>) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
     let mut given = 0;
     let read =
@@ -131,17 +149,14 @@ pub(crate) fn members_of_text<'a>(
     };
     let mut seen = 0;
     serde_json::Deserializer::from_str(&repaired).deserialize_any(Object(
-        &mut |name, value: &RawValue| {
+        &mut |name, value: Raw<'_>| {
             seen += 1;
             if seen <= given {
                 return Ok(());
             }
             // The repaired text has the same length, so positions are the same.
             let start = value.get().as_ptr() as usize - repaired.as_ptr() as usize;
-            member(
-                name,
-                serde_json::from_str(&json[start..start + value.get().len()])?,
-            )
+            member(name, Raw(&json[start..start + value.get().len()]))
         },
     ))
 }
@@ -197,16 +212,16 @@ pub(crate) trait FromRaw: Sized {
     #[cfg(feature = "client")]
     const STRICT: bool = false;
 
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error>;
 
     /// Reads a member of an event's payload. In a payload, [`RawJson`] is the type of an object.
-    fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_payload(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         Self::from_raw(raw)
     }
 
     /// Reads a member that was looked up by [`pick`].
     #[cfg(feature = "client")]
-    fn member(name: &str, value: Option<&RawValue>) -> Result<Self, serde_json::Error> {
+    fn member(name: &str, value: Option<Raw<'_>>) -> Result<Self, serde_json::Error> {
         Self::from_raw(required(name, value)?).map_err(|error| at(name, &error))
     }
 
@@ -216,7 +231,7 @@ pub(crate) trait FromRaw: Sized {
     fn keep(
         slot: &mut Option<Self>,
         name: &str,
-        value: &RawValue,
+        value: Raw<'_>,
         lenient: bool,
     ) -> Result<bool, serde_json::Error> {
         let _ = lenient;
@@ -242,8 +257,8 @@ fn expected(what: &str) -> serde_json::Error {
 }
 
 impl FromRaw for String {
-    /// A raw value is valid JSON, so a string without escapes is the text between the quotes.
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    /// `Raw` is valid JSON, so a string without escapes is the text between the quotes.
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         let inner = raw
             .get()
             .strip_prefix('"')
@@ -259,7 +274,7 @@ impl FromRaw for String {
 
 impl FromRaw for i64 {
     /// An integer as JSON Schema defines it: also `1.0` and `1e2`.
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         let text = raw.get();
         let without_zeros = || {
             text.split_once('.')
@@ -290,20 +305,20 @@ fn integral(text: &str) -> Option<i64> {
 }
 
 impl FromRaw for bool {
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         raw.get().parse().map_err(|_| expected("true or false"))
     }
 }
 
 impl FromRaw for f64 {
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         serde_json::from_str(raw.get())
     }
 }
 
 impl FromRaw for UnixMillis {
     /// Nearly always an integer; otherwise anything that `UnixMillis` deserializes from.
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         raw.get()
             .parse()
             .map(Self)
@@ -312,11 +327,11 @@ impl FromRaw for UnixMillis {
 }
 
 impl FromRaw for RawJson {
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-        Ok(raw.to_owned().into())
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
+        Ok(raw.to_json())
     }
 
-    fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_payload(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         if raw.get().starts_with('{') {
             Self::from_raw(raw)
         } else {
@@ -326,19 +341,19 @@ impl FromRaw for RawJson {
 }
 
 impl<T: FromRaw> FromRaw for Vec<T> {
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-        let items: Vec<&RawValue> = serde_json::from_str(raw.get())?;
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
+        let items: Vec<Raw<'_>> = serde_json::from_str(raw.get())?;
         items.into_iter().map(T::from_raw).collect()
     }
 
-    fn from_payload(raw: &RawValue) -> Result<Self, serde_json::Error> {
-        let items: Vec<&RawValue> = serde_json::from_str(raw.get())?;
+    fn from_payload(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
+        let items: Vec<Raw<'_>> = serde_json::from_str(raw.get())?;
         items.into_iter().map(T::from_payload).collect()
     }
 }
 
 impl<T: FromRaw> FromRaw for BTreeMap<String, T> {
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         let mut all = Self::new();
         if raw.get() == "null" {
             return Err(expected("an object"));
@@ -351,7 +366,7 @@ impl<T: FromRaw> FromRaw for BTreeMap<String, T> {
     }
 }
 
-struct Object<'f, 'a>(&'f mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>);
+struct Object<'f, 'a>(&'f mut dyn FnMut(&str, Raw<'a>) -> Result<(), serde_json::Error>);
 
 impl<'a> Visitor<'a> for Object<'_, 'a> {
     type Value = ();
@@ -366,7 +381,7 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<Borrowed<'a>>()? {
-            let raw: &'a RawValue = map.next_value()?;
+            let raw: Raw<'a> = map.next_value()?;
             (self.0)(&name.0, raw).map_err(A::Error::custom)?;
         }
         Ok(())
@@ -388,10 +403,10 @@ mod api {
     };
     use serde_json::value::RawValue;
 
-    use super::{FromRaw, members};
+    use super::{FromRaw, Raw, members};
 
     impl<T: FromRaw> FromRaw for Option<T> {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
             if raw.get() == "null" {
                 Ok(None)
             } else {
@@ -399,7 +414,7 @@ mod api {
             }
         }
 
-        fn member(name: &str, value: Option<&RawValue>) -> Result<Self, serde_json::Error> {
+        fn member(name: &str, value: Option<Raw<'_>>) -> Result<Self, serde_json::Error> {
             let Some(value) = value else { return Ok(None) };
             match Self::from_raw(value) {
                 Err(error) if T::STRICT => Err(at(name, &error)),
@@ -417,7 +432,7 @@ mod api {
         fn keep(
             slot: &mut Option<Self>,
             name: &str,
-            value: &RawValue,
+            value: Raw<'_>,
             lenient: bool,
         ) -> Result<bool, serde_json::Error> {
             let read = Self::from_raw(value);
@@ -450,7 +465,7 @@ mod api {
     ) -> Result<T, serde_json::Error> {
         serde_json::from_slice(body).or_else(|error| {
             let text = String::from_utf8_lossy(body);
-            match serde_json::from_str::<&RawValue>(&text) {
+            match serde_json::from_str::<Raw<'_>>(&text) {
                 Ok(raw) => T::from_raw(raw),
                 Err(_) => Err(error),
             }
@@ -459,9 +474,9 @@ mod api {
 
     /// The members of these names, raw.
     pub(crate) fn pick<'a, const N: usize>(
-        object: &'a RawValue,
+        object: Raw<'a>,
         names: [&str; N],
-    ) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
+    ) -> Result<[Option<Raw<'a>>; N], serde_json::Error> {
         let mut picked = [None; N];
         members(object, &mut |name, value| {
             if let Some(at) = names.iter().position(|wanted| *wanted == name) {
@@ -475,7 +490,7 @@ mod api {
     /// The content of the object `{"data": …}`, read member by member; an object without that
     /// member is the content itself. `own`: the content has a `data` of its own, so it is tried
     /// first if there are other members.
-    pub(crate) fn held<T: FromRaw>(json: &RawValue, own: bool) -> Result<T, serde_json::Error> {
+    pub(crate) fn held<T: FromRaw>(json: Raw<'_>, own: bool) -> Result<T, serde_json::Error> {
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
             if name == "data" {
@@ -496,10 +511,7 @@ mod api {
     }
 
     /// The member of an object that identifies its case.
-    pub(crate) fn tag<'a>(
-        object: &'a RawValue,
-        name: &str,
-    ) -> Result<Cow<'a, str>, serde_json::Error> {
+    pub(crate) fn tag<'a>(object: Raw<'a>, name: &str) -> Result<Cow<'a, str>, serde_json::Error> {
         let mut found = None;
         members(object, &mut |member, value| {
             if member == name {
@@ -563,7 +575,7 @@ mod api {
     /// a `data` of its own. If that fails, it is read as an envelope with new members, which AuthPI
     /// may add.
     pub(crate) fn without_envelope<T: DeserializeOwned>(
-        json: &RawValue,
+        json: Raw<'_>,
     ) -> Result<T, serde_json::Error> {
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
@@ -731,8 +743,7 @@ mod tests {
 
     #[test]
     fn an_integer_may_be_written_as_a_float_without_a_fraction() {
-        let read =
-            |text: &str| i64::from_raw(&RawValue::from_string(text.to_owned()).unwrap()).ok();
+        let read = |text: &str| i64::from_raw(serde_json::from_str(text).unwrap()).ok();
         for (text, number) in [
             ("7", 7),
             ("1.0", 1),

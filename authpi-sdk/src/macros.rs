@@ -126,7 +126,7 @@ macro_rules! open_enum {
         }
 
         impl crate::json::FromRaw for $name {
-            fn from_raw(raw: &serde_json::value::RawValue) -> Result<Self, serde_json::Error> {
+            fn from_raw(raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
                 <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
             }
         }
@@ -226,7 +226,7 @@ macro_rules! event_types {
             /// If the type is known and `data` is neither an object nor `null`.
             pub fn decode(
                 event_type: &$name,
-                data: &serde_json::value::RawValue,
+                data: &crate::RawJson,
             ) -> Result<Self, serde_json::Error> {
                 Self::read(event_type, data.get())
             }
@@ -236,7 +236,7 @@ macro_rules! event_types {
                 match event_type {
                     $($name::$case => Self::boxed(data).map(Self::$payload),)*
                     $name::Unknown(_) => {
-                        serde_json::value::RawValue::from_string(data.to_owned()).map(Self::Unknown)
+                        serde_json::from_str(data).map(Self::Unknown)
                     }
                 }
             }
@@ -317,7 +317,7 @@ macro_rules! payloads {
                 $name(Box<payload::$name>),
             )*
             /// The payload of an event type that this version does not know, byte for byte.
-            Unknown(Box<serde_json::value::RawValue>),
+            Unknown(crate::RawJson),
         }
 
         impl EventData {
@@ -380,7 +380,7 @@ macro_rules! payloads {
                     const MEMBERS: &'static [&'static str] =
                         &[$(crate::macros::wire!($field $($wire)?)),*];
 
-                    fn take(&mut self, name: &str, raw: &serde_json::value::RawValue) -> Fit {
+                    fn take(&mut self, name: &str, raw: crate::json::Raw<'_>) -> Fit {
                         match name {
                             $(crate::macros::wire!($field $($wire)?) => fit(&mut self.$field, raw),)*
                             _ => Fit::Unknown,
@@ -492,9 +492,7 @@ mod api {
             }
 
             impl crate::json::FromRaw for $name {
-                fn from_raw(
-                    raw: &serde_json::value::RawValue,
-                ) -> Result<Self, serde_json::Error> {
+                fn from_raw(raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
                     crate::json::read(raw.get())
                 }
             }
@@ -535,9 +533,7 @@ mod api {
             }
 
             impl crate::json::FromRaw for $name {
-                fn from_raw(
-                    raw: &serde_json::value::RawValue,
-                ) -> Result<Self, serde_json::Error> {
+                fn from_raw(raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
                     let [$($field),*] =
                         crate::json::pick(raw, [$(crate::macros::wire!($field $($wire)?)),*])?;
                     Ok(Self {
@@ -571,8 +567,8 @@ mod api {
             crate::macros::envelope! {
                 @ $(#[doc = $doc])* $name { $(#[doc = $data_doc])* $type, true }
                 deserializer => {
-                    let raw = <Box<serde_json::value::RawValue> as serde::Deserialize>::deserialize(deserializer)?;
-                    crate::json::without_envelope(&raw).map_err(serde::de::Error::custom)
+                    let json = <crate::RawJson as serde::Deserialize>::deserialize(deserializer)?;
+                    crate::json::without_envelope(json.raw()).map_err(serde::de::Error::custom)
                 }
             }
         };
@@ -613,9 +609,7 @@ mod api {
             }
 
             impl crate::json::FromRaw for $name {
-                fn from_raw(
-                    raw: &serde_json::value::RawValue,
-                ) -> Result<Self, serde_json::Error> {
+                fn from_raw(raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
                     Ok(Self { data: crate::json::held(raw, $own)? })
                 }
             }
@@ -695,15 +689,13 @@ mod api {
                 fn deserialize<D: serde::Deserializer<'de>>(
                     deserializer: D,
                 ) -> Result<Self, D::Error> {
-                    let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-                    crate::json::FromRaw::from_raw(&raw).map_err(serde::de::Error::custom)
+                    let json = crate::RawJson::deserialize(deserializer)?;
+                    crate::json::FromRaw::from_raw(json.raw()).map_err(serde::de::Error::custom)
                 }
             }
 
             impl crate::json::FromRaw for $name {
-                fn from_raw(
-                    raw: &serde_json::value::RawValue,
-                ) -> Result<Self, serde_json::Error> {
+                fn from_raw(raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
                     $(let mut $field = None;)*
                     let mut extra = crate::event::Extra::default();
                     crate::json::members(raw, &mut |name, value| {
@@ -805,7 +797,7 @@ mod api {
                 tag(self) { Self::Unknown(other) => &other.tag, }
                 serialize(serializer) { Self::Unknown(other) => other.json.serialize(serializer), }
                 read(raw, tag) {
-                    Ok(Self::Unknown($unknown { tag: tag.into_owned(), json: raw.to_owned().into() }))
+                    Ok(Self::Unknown($unknown { tag: tag.into_owned(), json: raw.to_json() }))
                 }
             }
         };
@@ -879,15 +871,13 @@ mod api {
                 fn deserialize<D: serde::Deserializer<'de>>(
                     deserializer: D,
                 ) -> Result<Self, D::Error> {
-                    let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-                    crate::json::FromRaw::from_raw(&raw).map_err(serde::de::Error::custom)
+                    let json = crate::RawJson::deserialize(deserializer)?;
+                    crate::json::FromRaw::from_raw(json.raw()).map_err(serde::de::Error::custom)
                 }
             }
 
             impl crate::json::FromRaw for $name {
-                fn from_raw(
-                    $raw: &serde_json::value::RawValue,
-                ) -> Result<Self, serde_json::Error> {
+                fn from_raw($raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
                     let $found = crate::json::tag($raw, $tag)?;
                     match &*$found {
                         $($value => <$type as crate::json::FromRaw>::from_raw($raw).map(Self::$case),)*

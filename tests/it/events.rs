@@ -46,7 +46,7 @@ fn every_type_reads_back_as_it_was_written() {
             !matches!(data, EventData::Unknown(_)),
             "{event_type} has no payload type"
         );
-        let again = serde_json::value::to_raw_value(&data).unwrap();
+        let again = authpi_sdk::RawJson::new(&data).unwrap();
         let again = EventData::decode(event_type, &again).unwrap();
         let (data, again) = (
             serde_json::to_value(&data).unwrap(),

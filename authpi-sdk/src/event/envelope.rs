@@ -7,10 +7,13 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
 
 use super::{EventType, Inner, ParseError, Text};
-use crate::{UnixMillis, json, time::rfc3339};
+use crate::{
+    UnixMillis,
+    json::{self, Raw},
+    time::rfc3339,
+};
 
 /// The CloudEvents attributes of one delivery.
 #[derive(Clone, PartialEq, Eq)]
@@ -132,9 +135,9 @@ struct Wire<'a> {
     event_type: Cow<'a, str>,
     time: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: Option<Raw<'a>>,
     #[serde(borrow)]
-    data_base64: Option<&'a RawValue>,
+    data_base64: Option<Raw<'a>>,
 }
 
 /// AuthPI's event on the wire. Members that routing does not need are read leniently, so that they
@@ -146,15 +149,15 @@ struct WireEvent<'a> {
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
     #[serde(borrow)]
-    trace: Option<&'a RawValue>,
+    trace: Option<Raw<'a>>,
     #[serde(borrow)]
-    source: Option<&'a RawValue>,
+    source: Option<Raw<'a>>,
     #[serde(borrow)]
-    subject: Option<&'a RawValue>,
+    subject: Option<Raw<'a>>,
     #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
+    timestamp: Option<Raw<'a>>,
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: Option<Raw<'a>>,
 }
 
 impl Wire<'_> {
@@ -264,10 +267,10 @@ struct Ordinary<'a> {
     event_type: Option<&'a str>,
     time: Option<&'a str>,
     /// The event's members, raw, in the order of [`Self::EVENT`].
-    event: [Option<&'a RawValue>; 7],
+    event: [Option<Raw<'a>>; 7],
     /// The first name and the last value in the event, which show where it begins and ends.
     first: Option<&'a str>,
-    last: Option<&'a RawValue>,
+    last: Option<Raw<'a>>,
 }
 
 impl Ordinary<'_> {
@@ -349,7 +352,7 @@ impl<'de> Visitor<'de> for OrdinaryEvent<'_, 'de> {
             return Err(twice());
         }
         while let Some(name) = map.next_key::<&'de str>()? {
-            let value: &'de RawValue = map.next_value()?;
+            let value: Raw<'de> = map.next_value()?;
             parts.first.get_or_insert(name);
             parts.last = Some(value);
             if let Some(at) = Ordinary::EVENT.iter().position(|known| *known == name) {
@@ -372,7 +375,7 @@ fn twice<E: de::Error>() -> E {
 }
 
 /// The text of a string without escapes.
-fn plain(raw: &RawValue) -> Option<&str> {
+fn plain(raw: Raw<'_>) -> Option<&str> {
     let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     (!text.contains('\\')).then_some(text)
 }
@@ -380,12 +383,12 @@ fn plain(raw: &RawValue) -> Option<&str> {
 /// Reads each delivery of a batch.
 pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
     let text = utf8(body)?;
-    let parts: Vec<&RawValue> = parse(text, "")?;
+    let parts: Vec<Raw<'_>> = parse(text, "")?;
     // Each part is a copy, so that an event does not keep the whole batch in memory.
     let whole = Whole(text);
-    let own = |part: &RawValue| body.slice(whole.place(part.get()));
+    let own = |part: Raw<'_>| body.slice(whole.place(part.get()));
     parts
-        .iter()
+        .into_iter()
         .enumerate()
         .map(|(n, part)| read_repaired(&own(part), part.get(), &format!("[{n}].")))
         .collect()
@@ -468,15 +471,15 @@ fn read_members(
 }
 
 /// A member that is present and not null.
-fn given(raw: Option<&RawValue>) -> Option<&RawValue> {
-    raw.filter(|raw| raw.get() != "null")
+fn given(raw: Option<Raw<'_>>) -> Option<Raw<'_>> {
+    raw.filter(|raw| !raw.is_null())
 }
 
-fn lenient<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+fn lenient<T: DeserializeOwned>(raw: Raw<'_>) -> Option<T> {
     json::read(raw.get()).ok()
 }
 
-fn string(whole: Whole<'_>, raw: &RawValue) -> Option<Text> {
+fn string(whole: Whole<'_>, raw: Raw<'_>) -> Option<Text> {
     match plain(raw) {
         Some(text) => Some(Text::At(whole.place(text))),
         None => lenient(raw).map(Text::Decoded),

@@ -13,11 +13,10 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _},
 };
-use serde_json::value::RawValue;
 
 use crate::{
     RawJson,
-    json::{FromRaw, members_of_text},
+    json::{FromRaw, Raw, members_of_text},
 };
 
 /// Members of a JSON object that are not in a field: unknown members, members with an unexpected
@@ -57,8 +56,8 @@ pub struct Extra {
 
 impl Extra {
     /// The member called `name`, raw.
-    pub fn get(&self, name: &str) -> Option<&RawValue> {
-        self.members.get(name).map(RawJson::as_raw_value)
+    pub fn get(&self, name: &str) -> Option<&RawJson> {
+        self.members.get(name)
     }
 
     /// The member called `name`, deserialized as a `T`; `None` if it is absent.
@@ -71,7 +70,7 @@ impl Extra {
 
     /// Whether the payload has an explicit `null` for `name`.
     pub fn is_null(&self, name: &str) -> bool {
-        self.get(name).is_some_and(is_null)
+        self.get(name).is_some_and(|json| json.raw().is_null())
     }
 
     /// Adds or replaces a member, and returns the previous one.
@@ -86,10 +85,10 @@ impl Extra {
     }
 
     /// The members, ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawJson)> {
         self.members
             .iter()
-            .map(|(name, json)| (name.as_str(), json.as_raw_value()))
+            .map(|(name, json)| (name.as_str(), json))
     }
 
     /// The number of members.
@@ -111,26 +110,25 @@ impl Extra {
         self.mismatched
     }
 
-    pub(crate) fn keep(&mut self, name: &str, raw: &RawValue) {
-        self.insert(name, raw.to_owned().into());
+    pub(crate) fn keep(&mut self, name: &str, raw: Raw<'_>) {
+        self.insert(name, raw.to_json());
     }
 
     /// Records how a member was read. If a member is repeated, the last one wins.
-    fn note(&mut self, name: &str, raw: &RawValue, fit: Fit) {
+    fn note(&mut self, name: &str, raw: Raw<'_>, fit: Fit) {
         let known_before = match fit {
             Fit::Fits if self.members.is_empty() => None,
             Fit::Fits => self.members.remove(name),
-            Fit::Null | Fit::Misfit => self.insert(name, raw.to_owned().into()),
+            Fit::Null | Fit::Misfit => self.insert(name, raw.to_json()),
             Fit::Unknown => return self.keep(name, raw),
         };
         self.mismatched += usize::from(fit == Fit::Misfit);
-        self.mismatched -=
-            usize::from(known_before.is_some_and(|before| !is_null(before.as_raw_value())));
+        self.mismatched -= usize::from(known_before.is_some_and(|before| !before.raw().is_null()));
     }
 
     /// Keeps a member of an answer that does not fit its field.
     #[cfg(feature = "client")]
-    pub(crate) fn keep_mismatched(&mut self, name: &str, raw: &RawValue) {
+    pub(crate) fn keep_mismatched(&mut self, name: &str, raw: Raw<'_>) {
         self.note(name, raw, Fit::Misfit);
     }
 }
@@ -184,7 +182,7 @@ pub(crate) trait Payload: Default {
     const MEMBERS: &'static [&'static str];
 
     /// Reads `raw` into the field of the member `name`, if there is one and the value fits.
-    fn take(&mut self, name: &str, raw: &RawValue) -> Fit;
+    fn take(&mut self, name: &str, raw: Raw<'_>) -> Fit;
 
     /// The other members.
     fn extra_mut(&mut self) -> &mut Extra;
@@ -193,11 +191,11 @@ pub(crate) trait Payload: Default {
 /// The object-safe part of [`Payload`], so that the reading loop exists once and not once per
 /// payload.
 trait Sink {
-    fn put(&mut self, name: &str, raw: &RawValue);
+    fn put(&mut self, name: &str, raw: Raw<'_>);
 }
 
 impl<P: Payload> Sink for P {
-    fn put(&mut self, name: &str, raw: &RawValue) {
+    fn put(&mut self, name: &str, raw: Raw<'_>) {
         let fit = self.take(name, raw);
         self.extra_mut().note(name, raw, fit);
     }
@@ -222,18 +220,13 @@ pub(crate) fn read<P: Payload>(data: &str) -> Result<P, serde_json::Error> {
 pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<P, D::Error> {
-    let data = Box::<RawValue>::deserialize(deserializer)?;
+    let data = RawJson::deserialize(deserializer)?;
     read(data.get()).map_err(D::Error::custom)
 }
 
-/// A raw value is valid JSON without surrounding white space.
-fn is_null(raw: &RawValue) -> bool {
-    raw.get() == "null"
-}
-
 /// Reads a member into its field; `null` clears it.
-pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
-    if is_null(raw) {
+pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: Raw<'_>) -> Fit {
+    if raw.is_null() {
         *field = None;
         return Fit::Null;
     }
@@ -263,7 +256,7 @@ mod tests {
     impl Payload for Sample {
         const MEMBERS: &'static [&'static str] = &["id", "count"];
 
-        fn take(&mut self, name: &str, raw: &RawValue) -> Fit {
+        fn take(&mut self, name: &str, raw: Raw<'_>) -> Fit {
             match name {
                 "id" => fit(&mut self.id, raw),
                 "count" => fit(&mut self.count, raw),
@@ -334,7 +327,7 @@ mod tests {
                     (value, null),
                     "{json}"
                 );
-                assert_eq!(read.extra.get("id").map(RawValue::get), kept, "{json}");
+                assert_eq!(read.extra.get("id").map(RawJson::get), kept, "{json}");
                 assert_eq!(read.extra.len(), usize::from(kept.is_some()), "{json}");
             }
         }

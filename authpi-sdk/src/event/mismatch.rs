@@ -6,10 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use serde_json::value::RawValue;
-
 use super::{EventType, Extra};
-use crate::telemetry;
+use crate::{RawJson, telemetry};
 
 /// The event types and members that were logged. It has at most as many entries as the generated
 /// tables have members.
@@ -19,7 +17,7 @@ static LOGGED: Mutex<BTreeSet<(&str, &str)>> = Mutex::new(BTreeSet::new());
 pub(super) fn members<'e>(
     event_type: &EventType,
     extra: &'e Extra,
-) -> impl Iterator<Item = (&'static str, &'e RawValue)> {
+) -> impl Iterator<Item = (&'static str, &'e RawJson)> {
     let of = |name: &&'static str| Some((*name, extra.get(name)?));
     event_type
         .members()
@@ -34,7 +32,7 @@ pub(super) fn report(event_type: &EventType, extra: &Extra) {
     let Some(name) = event_type.known_name() else {
         return;
     };
-    for (member, raw) in members(event_type, extra) {
+    for (member, json) in members(event_type, extra) {
         telemetry::payload_mismatch(name, member);
         let is_new = LOGGED
             .lock()
@@ -44,7 +42,7 @@ pub(super) fn report(event_type: &EventType, extra: &Extra) {
             tracing::warn!(
                 event_type = name,
                 member,
-                found = kind(raw),
+                found = kind(json),
                 "a payload member does not have the deduced shape; its field is empty"
             );
         }
@@ -52,8 +50,8 @@ pub(super) fn report(event_type: &EventType, extra: &Extra) {
 }
 
 /// The kind of a JSON value.
-fn kind(raw: &RawValue) -> &'static str {
-    match raw.get().as_bytes().first() {
+fn kind(json: &RawJson) -> &'static str {
+    match json.get().as_bytes().first() {
         Some(b'"') => "string",
         Some(b'{') => "object",
         Some(b'[') => "array",

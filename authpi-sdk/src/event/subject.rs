@@ -4,9 +4,8 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
 
-use crate::json::FromRaw as _;
+use crate::json::{FromRaw as _, Raw};
 
 /// The subject of an event: ids by name. AuthPI documents `user_id`, in an example.
 ///
@@ -69,7 +68,7 @@ impl<'de> Deserialize<'de> for Subject {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Subject, A::Error> {
                 let mut ids = Vec::new();
                 while let Some(name) = map.next_key::<Box<str>>()? {
-                    let raw = map.next_value::<&'de RawValue>()?;
+                    let raw = map.next_value::<Raw<'de>>()?;
                     if let Ok(id) = String::from_raw(raw) {
                         ids.push((name, id.into()));
                     }

@@ -1,4 +1,5 @@
 use super::{types::UserCreated, *};
+use crate::RawJson;
 
 /// The example delivery of AuthPI's guide (authpi.com/docs/guides/webhooks), as JSON instead of
 /// JavaScript.
@@ -377,11 +378,11 @@ fn half_a_surrogate_pair_is_read_as_u_fffd_and_its_bytes_are_kept() {
     let data = extra.downcast::<UserCreated>().unwrap().data().unwrap();
     assert_eq!(data.extra.mismatched(), 1);
     assert_eq!(
-        data.extra.get("username").map(RawValue::get),
+        data.extra.get("username").map(RawJson::get),
         Some(r#"["\ud83d"]"#)
     );
     assert_eq!(
-        data.extra.get("new\u{fffd}").map(RawValue::get),
+        data.extra.get("new\u{fffd}").map(RawJson::get),
         Some(r#""\ud83d""#)
     );
     assert_eq!(

@@ -1,14 +1,13 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 
 use super::{
     AnyWatermark, MemoryWatermark, Progress, Reconcile, Shared, Watermark, WebhookRef,
     filter::{SubjectFilter, subject_is_one_of},
 };
 use crate::{
-    Clock,
+    Clock, RawJson,
     client::Client,
     event::{Event, Subject},
     receiver::{BuildError, MAX_DURATION, Receiver},
@@ -163,7 +162,7 @@ impl ReconcileBuilder {
     /// all events.
     pub fn subjects(
         mut self,
-        wanted: impl Fn(&Event, &[&RawValue]) -> bool + Send + Sync + 'static,
+        wanted: impl Fn(&Event, &[RawJson]) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.settings.subjects = Arc::new(wanted);
         self

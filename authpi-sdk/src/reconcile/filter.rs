@@ -3,7 +3,6 @@
 use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 
 use crate::{
     RawJson,
@@ -17,7 +16,7 @@ use crate::{
 const MAX_LIST_BYTES: usize = 4_000;
 
 /// Whether an event matches the `subjects` of a webhook.
-pub(super) type SubjectFilter = Arc<dyn Fn(&Event, &[&RawValue]) -> bool + Send + Sync>;
+pub(super) type SubjectFilter = Arc<dyn Fn(&Event, &[RawJson]) -> bool + Send + Sync>;
 
 /// The subscription of a webhook.
 pub(super) struct Subscription {
@@ -47,11 +46,7 @@ impl Subscription {
 
     pub(super) fn includes(&self, event: &Event) -> bool {
         let of_type = self.types.is_empty() || self.types.contains(event.event_type());
-        of_type
-            && (self.subjects.is_empty() || {
-                let subjects: Vec<_> = self.subjects.iter().map(RawJson::as_raw_value).collect();
-                (self.filter)(event, &subjects)
-            })
+        of_type && (self.subjects.is_empty() || (self.filter)(event, &self.subjects))
     }
 
     /// The `type` filter for AuthPI's log; empty for no filter. It is empty if the list is too long
@@ -68,7 +63,7 @@ impl Subscription {
 
 /// **Assumed:** an event matches if its subject has all members of at least one of the webhook's
 /// subjects. AuthPI does not document the meaning of `subjects`.
-pub(super) fn subject_is_one_of(event: &Event, subjects: &[&RawValue]) -> bool {
+pub(super) fn subject_is_one_of(event: &Event, subjects: &[RawJson]) -> bool {
     type Members = std::collections::BTreeMap<String, serde_json::Value>;
     #[derive(serde::Deserialize)]
     struct Subject {

@@ -84,7 +84,7 @@ impl<'de> Deserialize<'de> for Secret {
 impl crate::json::FromRaw for Secret {
     const STRICT: bool = true;
 
-    fn from_raw(raw: &serde_json::value::RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: crate::json::Raw<'_>) -> Result<Self, serde_json::Error> {
         String::from_raw(raw).map(Self::new)
     }
 }

@@ -339,9 +339,8 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
     assert_eq!(handled.take(), ["evt_at_creation", "evt_wanted"]);
 
     let (receiver, handled) = fresh();
-    let others = |event: &Event, _: &[&serde_json::value::RawValue]| {
-        event.subject().user_id() != Some("usr_1")
-    };
+    let others =
+        |event: &Event, _: &[authpi_sdk::RawJson]| event.subject().user_id() != Some("usr_1");
     let _ = caught_up(&reconcile(&log, &receiver).subjects(others).build().unwrap())
         .await
         .into_result()

@@ -131,7 +131,6 @@ pub(crate) const OF_MODULES: &[&str] = &[
     "Patch",
     "Payload",
     "RawJson",
-    "RawValue",
     "Result",
     "Serialize",
     "Serializer",

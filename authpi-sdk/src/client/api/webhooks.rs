@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::value::RawValue;
-
 use super::{
     BearerAuth, BearerSignatureAuth, NoneAuth, SignatureAuth, Webhook, WebhookAuth,
     WebhookListItem, WebhookStatus,
@@ -11,6 +9,7 @@ use super::{
     spec::{WebhookPatch, WebhookSpec},
 };
 use crate::{
+    RawJson,
     client::transport::{
         Attempt, Built, Call, Client, Conditional, ETag, Error, Keyed, Operation, Page, Paged,
         Recheck, Reply, Response, WithETag,
@@ -486,7 +485,7 @@ fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
         }
         WithSecrets::Unknown(other) => {
             let mut found = None;
-            let _ = members(other.json().as_raw_value(), &mut |member, value| {
+            let _ = members(other.json().raw(), &mut |member, value| {
                 if member == name {
                     found = Secret::from_raw(value).ok();
                 }
@@ -540,10 +539,10 @@ fn without_secrets(auth: WithSecrets) -> WebhookAuth {
         }),
         WithSecrets::Unknown(other) => {
             let read = || {
-                let mut kept = BTreeMap::<String, &RawValue>::new();
-                members(other.json().as_raw_value(), &mut |name, value| {
+                let mut kept = BTreeMap::<String, RawJson>::new();
+                members(other.json().raw(), &mut |name, value| {
                     if is_shown(name) {
-                        kept.insert(name.to_owned(), value);
+                        kept.insert(name.to_owned(), value.to_json());
                     }
                     Ok(())
                 })?;

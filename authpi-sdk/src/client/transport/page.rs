@@ -1,11 +1,10 @@
 //! One page of a list.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
     RawJson,
-    json::{self, FromRaw},
+    json::{self, FromRaw, Raw},
 };
 
 /// One page of a list. Its length says nothing about the total, which AuthPI does not report.
@@ -50,12 +49,12 @@ pub struct PageWire<T> {
 
 impl<T: FromRaw> FromRaw for PageWire<T> {
     /// Reads each item separately.
-    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+    fn from_raw(raw: Raw<'_>) -> Result<Self, serde_json::Error> {
         let [data, has_more, next_cursor, invalid_count] =
             json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
         let (mut items, mut unreadable) = (Vec::new(), Vec::new());
         for item in Vec::<RawJson>::member("data", data)? {
-            match T::from_raw(item.as_raw_value()) {
+            match T::from_raw(item.raw()) {
                 Ok(item) => items.push(item),
                 Err(_) => unreadable.push(item),
             }

@@ -5,12 +5,11 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 
 use super::etag::ETag;
 use crate::{
     generated::api::types::{ErrorCode, FieldError},
-    json::{FromRaw as _, members, pick},
+    json::{FromRaw as _, Raw, members, pick},
 };
 
 /// The number of characters of a body that an error keeps.
@@ -148,10 +147,10 @@ impl ApiErrorBody {
     pub(crate) fn read(body: &[u8]) -> Self {
         let mut complaint = Self::default();
         let body = String::from_utf8_lossy(body);
-        let Ok(raw) = serde_json::from_str::<&RawValue>(&body) else {
+        let Ok(raw) = serde_json::from_str::<Raw<'_>>(&body) else {
             return complaint;
         };
-        // This cannot fail half-way: a `RawValue` is valid JSON.
+        // This cannot fail half-way: `Raw` is valid JSON.
         let _ = members(raw, &mut |name, value| {
             match name {
                 "error" => complaint.code = short_text(value, KEPT_NAME).map(ErrorCode::from),
@@ -161,7 +160,7 @@ impl ApiErrorBody {
                 // The number may be in quotes.
                 "retry_after" => complaint.retry_after = seconds(value.get().trim_matches('"')),
                 "fields" => {
-                    let all: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
+                    let all: Vec<Raw<'_>> = serde_json::from_str(value.get()).unwrap_or_default();
                     let mut fields = all.into_iter().filter_map(field);
                     complaint.fields = fields.by_ref().take(KEPT_FIELDS).collect();
                     complaint.more_fields = fields.count();
@@ -180,7 +179,7 @@ impl ApiErrorBody {
 }
 
 /// The first characters of a text.
-fn short_text(raw: &RawValue, kept: usize) -> Option<String> {
+fn short_text(raw: Raw<'_>, kept: usize) -> Option<String> {
     let mut text = String::from_raw(raw).ok()?;
     if let Some((end, _)) = text.char_indices().nth(kept) {
         text.truncate(end);
@@ -189,9 +188,9 @@ fn short_text(raw: &RawValue, kept: usize) -> Option<String> {
     Some(text)
 }
 
-fn field(raw: &RawValue) -> Option<FieldError> {
+fn field(raw: Raw<'_>) -> Option<FieldError> {
     let [field, code, message] = pick(raw, ["field", "code", "message"]).ok()?;
-    let text = |raw: Option<&RawValue>| raw.and_then(|raw| short_text(raw, KEPT_CHARS));
+    let text = |raw: Option<Raw<'_>>| raw.and_then(|raw| short_text(raw, KEPT_CHARS));
     Some(FieldError {
         field: text(field)?,
         code: text(code).unwrap_or_default(),

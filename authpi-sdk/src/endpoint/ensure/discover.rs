@@ -131,7 +131,7 @@ impl Standing {
 /// Whether an unreadable webhook of the list has this name, or an unreadable name. One with another
 /// name is ignored.
 fn may_be_called(webhook: &RawJson, name: &str) -> bool {
-    let [found] = json::pick(webhook.as_raw_value(), ["name"]).unwrap_or_default();
+    let [found] = json::pick(webhook.raw(), ["name"]).unwrap_or_default();
     found
         .and_then(|found| String::from_raw(found).ok())
         .is_none_or(|found| found == name)

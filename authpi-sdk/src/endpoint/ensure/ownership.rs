@@ -7,14 +7,13 @@
 use std::collections::BTreeMap;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     RawJson,
     client::{Client, Error, Webhook, WebhookSpec, transport::idempotency},
     hex,
-    json::{FromRaw as _, members},
+    json::{FromRaw as _, Raw, members},
 };
 
 /// The fingerprint of the idempotency key with which the webhook was created. It makes the webhook
@@ -42,19 +41,16 @@ pub(super) struct Purpose {
 impl Mark {
     pub(super) fn of(webhook: &Webhook) -> Option<Self> {
         let (mut key, mut replaces, mut rotation) = (None, None, None);
-        let read = |value: &RawValue| String::from_raw(value).ok();
-        members(
-            webhook.metadata.as_ref()?.as_raw_value(),
-            &mut |name, value| {
-                match name {
-                    KEY => key = read(value),
-                    REPLACES => replaces = read(value),
-                    ROTATION => rotation = read(value),
-                    _ => {}
-                }
-                Ok(())
-            },
-        )
+        let read = |value: Raw<'_>| String::from_raw(value).ok();
+        members(webhook.metadata.as_ref()?.raw(), &mut |name, value| {
+            match name {
+                KEY => key = read(value),
+                REPLACES => replaces = read(value),
+                ROTATION => rotation = read(value),
+                _ => {}
+            }
+            Ok(())
+        })
         .ok()?;
         Some(Self {
             key: key?,
@@ -68,7 +64,7 @@ impl Mark {
         there: Option<&RawJson>,
         declared: Option<&RawJson>,
     ) -> Result<RawJson, Error> {
-        let mut all = BTreeMap::<String, Box<RawValue>>::new();
+        let mut all = BTreeMap::<String, RawJson>::new();
         // In our own spec, metadata that is not an object is an error. In AuthPI's answer, it is
         // ignored.
         if let Some(Ok(there)) = there.map(RawJson::read::<BTreeMap<_, _>>) {
@@ -86,10 +82,7 @@ impl Mark {
             (ROTATION, rotation.as_ref()),
         ] {
             if let Some(text) = text {
-                all.insert(
-                    name.to_owned(),
-                    serde_json::value::to_raw_value(text).map_err(not_an_object)?,
-                );
+                all.insert(name.to_owned(), RawJson::new(text).map_err(not_an_object)?);
             }
         }
         RawJson::new(&all).map_err(not_an_object)

@@ -6,12 +6,14 @@ mod api;
 #[cfg(feature = "schemars")]
 mod schemas;
 
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
+
+use crate::RawJson;
 
 use super::events::{EventData, EventType, payload};
 
-fn raw(json: &str) -> Box<RawValue> {
-    RawValue::from_string(json.to_owned()).unwrap()
+fn raw(json: &str) -> RawJson {
+    serde_json::from_str(json).unwrap()
 }
 
 #[test]
