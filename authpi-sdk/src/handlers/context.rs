@@ -36,7 +36,8 @@ pub(crate) struct AttemptState {
     pub(crate) ended: Ended,
     /// Whether the handler has returned and its transaction is being committed.
     committing: AtomicBool,
-    /// The permit for the handler's transaction. Taken when the transaction begins.
+    /// The permit for the handler's transaction. `None` if the handler needs none, or once the
+    /// transaction has begun.
     permit: Mutex<Option<TransactionPermit>>,
 }
 
@@ -75,7 +76,8 @@ impl AttemptState {
             .unwrap_or_default()
     }
 
-    /// From now on, the commit itself checks whether the lease is still held.
+    /// Marks the transaction as being committed. From now on, the commit checks whether the lease
+    /// is still held.
     pub(super) fn commits(&self) {
         self.committing.store(true, Ordering::Release);
     }

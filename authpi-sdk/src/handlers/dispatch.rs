@@ -16,7 +16,7 @@ use crate::{
 /// The endpoint name of dispatched events.
 const ENDPOINT: &str = "dispatch";
 
-/// Longer than the handler's timeout, so that the lease is never renewed.
+/// Longer than the handler's timeout, since dispatching does not renew the lease.
 const LEASE: Duration = Duration::from_mins(1);
 
 impl<S: Send + Sync + 'static> Handlers<S> {

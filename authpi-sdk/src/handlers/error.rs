@@ -41,8 +41,9 @@ impl HandlerError {
     /// An error that no retry can fix.
     ///
     /// If the ledger [keeps dead letters](crate::ledger::Ledger::keeps_dead_letters), the event
-    /// becomes a dead letter. If it does not (`Memory`, `Redis`), an inline receiver answers 503,
-    /// so that AuthPI retries the event, unless [`drop_terminal_failures`] is set.
+    /// becomes a dead letter. If it does not (`Memory`, `Redis`), the event would be lost. So an
+    /// inline receiver answers 503, and AuthPI retries the event, unless [`drop_terminal_failures`]
+    /// is set.
     ///
     /// [`drop_terminal_failures`]: crate::receiver::ReceiverBuilder::drop_terminal_failures
     pub fn terminal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -67,7 +68,7 @@ impl HandlerError {
         }
     }
 
-    /// Whether the event must not be retried.
+    /// Whether the error is a terminal one.
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }

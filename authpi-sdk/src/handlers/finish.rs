@@ -72,7 +72,8 @@ pub(crate) enum Finished {
     Recorded,
     /// The ledger refused the resolution's content, and has recorded a dead letter instead.
     DeadLetter,
-    /// The ledger works but refuses to keep the dead letter. Nothing was recorded.
+    /// The ledger works but refused the resolution's content. It keeps no dead letters, or refused
+    /// the dead letter too. Nothing was recorded.
     ContentRefused(LedgerError),
     /// The lease was lost. Nothing was recorded.
     LeaseLost,

@@ -83,9 +83,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// The transaction begins before the handler runs. The time that this takes counts towards the
     /// handler's timeout.
     ///
-    /// Each transaction needs a permit. The number of a store's permits is the number of its
-    /// concurrent transactions ([`Transactional::permits`]). Handlers wait for a permit in a fair
-    /// queue:
+    /// Each transaction needs a permit. A store has as many permits as transactions that may run at
+    /// the same time ([`Transactional::permits`]). Handlers wait for a permit in a fair queue:
     ///
     /// - An inline receiver first waits for a permit, then claims the event. The wait counts
     ///   towards the handler's timeout.

@@ -9,8 +9,8 @@ use crate::hex;
 ///
 /// It is XXH3-128 with seed 0 in canonical form, the high 64 bits first: 16 bytes, with the same
 /// value on every platform and in every version. `Display` writes the 32 digits that `xxhsum -H2`
-/// prints. It is neither a cryptographic hash nor an identity: only authentic deliveries are
-/// compared, and a difference is only logged and counted.
+/// prints. It is not a cryptographic hash and does not identify an event. It need not: only
+/// authentic deliveries are compared, and a difference is only logged and counted.
 ///
 /// A store keeps the [bytes](Digest::to_bytes) and returns them [unchanged](Digest::from_bytes).
 /// All zeros marks an event that is not compared, because it did not come as a delivery.
@@ -18,8 +18,8 @@ use crate::hex;
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// The digest of an event that did not come as a delivery. AuthPI's log and a delivery write an
-    /// event with different members in a different order, so their bytes cannot be compared.
+    /// The digest of an event that did not come as a delivery. An event in AuthPI's event log has
+    /// other JSON members, in another order, than in a delivery, so the bytes cannot be compared.
     pub(crate) const UNCOMPARED: Self = Self([0; 16]);
 
     /// Hashes `bytes`. Never all zeros.

@@ -62,8 +62,8 @@ impl Target {
     }
 }
 
-/// The health probes of one receiver or worker. All receivers and workers of a store share the
-/// write probe; each has its own backlog.
+/// The health probes of one receiver or worker. Those that use a store in the same way, as a ledger
+/// or as an inbox, share the write probe. Each has its own backlog probe.
 pub(crate) struct Probes {
     /// Keeps the store alive, so that its id stays unique while `write` is shared.
     target: Target,

@@ -15,7 +15,7 @@ use super::{
 ///
 /// ```text
 /// append -> pending(body) -> claimed(lease, token) -> handled | dead(reason, body)
-///              ^--------------- retry ----------------'
+///              ^------ retry -----'
 /// ```
 ///
 /// The records and their state machine are those of [`Ledger`]: [`claim`](Ledger::claim) finds an
@@ -30,8 +30,8 @@ pub trait Inbox: Ledger {
     /// left unchanged.
     ///
     /// Events with the same `ordering_key` are leased one at a time, in the order in which they
-    /// were appended. Events without one are leased in any order. The key comes from the event and
-    /// may have any length: keep it as [`EventKey::bounded`] returns it.
+    /// were appended. Events without an ordering key do not wait for one another. An ordering key
+    /// comes from the event and may have any length: keep it as [`EventKey::bounded`] returns it.
     fn append(
         &self,
         key: &EventKey,
@@ -40,7 +40,8 @@ pub trait Inbox: Ledger {
         body: Bytes,
     ) -> impl Future<Output = Result<Appended, LedgerError>> + Send;
 
-    /// Leases the endpoint's oldest event that is due: pending, or claimed under an expired lease.
+    /// Leases the endpoint's oldest event that is due: pending with no pause left, or claimed under
+    /// an expired lease.
     ///
     /// An event waits until all earlier events with its ordering key are handled, dead or
     /// forgotten. It does not block other ordering keys.

@@ -114,7 +114,7 @@ pub struct RecordView {
     #[serde(serialize_with = "as_rfc3339")]
     pub finished_at: Option<Timestamp>,
     /// Whether redeliveries are compared with the content of the first delivery. `false` if the
-    /// event was not first received as a delivery. `None` if the store does not know it.
+    /// first copy of the event did not come as a delivery. `None` if the store does not know it.
     pub compared: Option<bool>,
     /// Whether the store has the event's body. `None` if the store does not know it.
     pub body_kept: Option<bool>,
@@ -153,8 +153,8 @@ pub struct Filter {
     /// values are clamped to this range. [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT) by default. A store
     /// without an index may return a few more.
     pub limit: u32,
-    /// Only records after this position of the list. In a list that is ordered, these are older.
-    /// `None`, the default, for the first page.
+    /// Only records that follow this position of the list. In an ordered list, these are the ones
+    /// claimed before it. `None`, the default, for the first page.
     pub before: Option<Cursor>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pending -> claimed(lease, token) -> handled | dead(reason, bytes)
-//!    ^----------- retry --------------'
+//!    ^---- retry -----'
 //! ```
 //!
 //! If a worker first checked whether an event is handled, and marked it later, two workers could
@@ -48,13 +48,14 @@ pub use record_state::RecordState;
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
 /// The key of a record: the endpoint's name and the id of AuthPI's event. The id is `data.id`, not
-/// the envelope's, so a redelivery and a reconciled copy have the same record.
+/// the envelope's, so a redelivery has the same record, and so has the event's copy in AuthPI's
+/// event log.
 ///
 /// The endpoint is part of the key, so equal ids at two endpoints never collide.
 ///
 /// A key is bounded. An id is replaced by `sha256:` and the hash of its bytes in 64 hex digits if
-/// it is longer than 255 bytes, contains a control character, or begins with `sha256:`. Every store
-/// does this in the same way. A key made from the original id therefore always finds the record.
+/// it is longer than 255 bytes, contains a control character, or begins with `sha256:`. This does
+/// not depend on the store, so a key made from the original id always finds the record.
 ///
 /// ```
 /// # use authpi_sdk::ledger::EventKey;
@@ -120,14 +121,16 @@ impl EventKey {
         Self::new(endpoint, format!("unreadable:{}", hex::sha256(body)))
     }
 
-    /// The key of a delivery that may be an old capture. It differs from the key of the event.
+    /// The key of a delivery that was signed so long ago that it may be a replay of a captured
+    /// request. It differs from the key of the event.
     pub(crate) fn expired(endpoint: impl Into<Arc<str>>, event_id: &str) -> Self {
         Self::new(endpoint, format!("expired:{event_id}"))
     }
 
     /// The form in which an id or an ordering key is kept: unchanged, or as `sha256:<hex>` if it is
-    /// longer than 255 bytes, contains a control character, or begins with `sha256:`. A key already
-    /// contains the id in this form. An [`Inbox`] has to convert the ordering keys that it stores.
+    /// longer than 255 bytes, contains a control character, or begins with `sha256:`. An `EventKey`
+    /// already contains its id in this form. An [`Inbox`] has to convert the ordering keys that it
+    /// stores.
     pub fn bounded(name: &str) -> Cow<'_, str> {
         let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
         let plain = name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
@@ -323,18 +326,19 @@ pub trait Ledger: Send + Sync + 'static {
     /// whether there was a record.
     fn forget(&self, key: &EventKey) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
-    /// Whether dead letters are kept durably, including their bodies. Only then may a receiver
-    /// acknowledge an event that it gave up.
+    /// Whether dead letters are kept durably, including their bodies. If not, a receiver does not
+    /// acknowledge an event that failed terminally, unless
+    /// `ReceiverBuilder::drop_terminal_failures` is set.
     fn keeps_dead_letters(&self) -> bool;
 
     /// The minimum time for which a handled or dead record is kept, counted from its last claim or
     /// renewal. A ledger with a limited capacity, such as [`Memory`](crate::stores::Memory), may
     /// evict a record earlier, and [`forget`](Ledger::forget) removes one at once.
     ///
-    /// A record is also not kept for much longer. When more than two retentions have passed since
-    /// the end of the lease under which the event was finished, a claim of the event is granted
-    /// like that of a new one. Deliveries that were signed more than one retention ago are not
-    /// handled, so that an old capture cannot be replayed after its record was pruned.
+    /// There is a maximum too: two retentions after the end of the record's last lease. From then
+    /// on, a claim is granted as if the event were new. Deliveries that were signed more than one
+    /// retention ago are not handled, so a captured request cannot be replayed after the record was
+    /// pruned.
     fn retention(&self) -> Duration;
 
     /// The time on the store's own clock, if the store is a server. `None`, the default, for a
@@ -352,8 +356,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// Proves that the store can write, for a health probe. The default claims and forgets a record
     /// under the empty endpoint name, which no receiver can have.
     ///
-    /// The receivers and workers of a process call it at most once a second per store, and never
-    /// concurrently.
+    /// The receivers and workers of a process that share a [`store_id`](Self::store_id) call it at
+    /// most once a second, and never concurrently.
     fn check_write(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         probe::check_write(self)
     }
@@ -379,8 +383,9 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// An id that the clones of one store share and no other store of this process has, such as the
-    /// address of their shared state. Receivers and workers whose stores have the same id share a
-    /// write probe: one for ledgers, and one for inboxes. `None` by default.
+    /// address of their shared state. Those that use stores with the same id as a ledger share one
+    /// write probe, and those that use them as an inbox share another. With `None`, the default,
+    /// nothing is shared.
     fn store_id(&self) -> Option<usize> {
         None
     }
@@ -456,7 +461,7 @@ impl<L: Ledger> Ledger for Arc<L> {
     }
 }
 
-/// The default of [`Ledger::retention`]: 30 days.
+/// The retention of the SDK's stores, unless another one is set: 30 days.
 pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// The store failed. Its own error is the [`source`](std::error::Error::source).

@@ -10,8 +10,8 @@ use super::{
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::{Inbox, NextEvent};
 
-/// Claims, completes and forgets a record, with the connection settings of later steps. For `open`
-/// and `connect`.
+/// Claims, completes and forgets a record, on a connection with the settings that later steps use.
+/// For `open` and `connect`.
 ///
 /// A busy store counts as working: another process may be writing to it the whole time.
 ///

@@ -18,10 +18,10 @@ use super::{EventKey, LeaseStatus, Ledger, LedgerError, Token};
 /// claim (commits alone) -> begin -> handler -> complete(token) -> commit
 /// ```
 ///
-/// The claim commits separately, so duplicates never wait inside a transaction and attempts are
-/// counted. The handler's writes and the record's `handled` then become durable in one commit, or
-/// neither does: **the effect takes place exactly once**. If another worker has taken over the
-/// lease, the token is stale and the writes are rolled back.
+/// The claim commits separately. So duplicates never wait inside a transaction, and an attempt is
+/// counted even if its transaction is rolled back. The handler's writes and the record's `handled`
+/// then become durable in one commit, or neither does: **the effect takes place exactly once**. If
+/// another worker has taken over the lease, the token is stale and the writes are rolled back.
 ///
 /// `Sqlite` and `Postgres` are transactional. `Nats` is transactional if the ledger that it uses
 /// is. A handler requires such a ledger by taking its [`Tx`]:
@@ -93,11 +93,11 @@ pub trait Transactional: Ledger + Clone {
 
 /// The transaction in which a handler writes: `&mut *tx` is a connection of sqlx's.
 ///
-/// The handler owns it and returns it by dropping it. (A borrowed one could not be held across the
-/// `.await`s of an async closure that has to be `Send`.) The handler must not end it, for example
-/// with `COMMIT`. If the handler returns `Ok`, the SDK completes the claim in the transaction and
-/// commits it. If it returns an error, all writes are rolled back. `sqlx::Connection::begin` on it
-/// creates a savepoint.
+/// The handler owns it. Dropping it does not roll back: it gives the transaction back to the SDK.
+/// (A borrowed one could not be held across the `.await`s of an async closure that has to be
+/// `Send`.) The handler must not end it, for example with `COMMIT`. If the handler returns `Ok`,
+/// the SDK completes the claim in the transaction and commits it. If the handler returns an error,
+/// all writes are rolled back. `sqlx::Connection::begin` on the connection creates a savepoint.
 ///
 /// A handler that leaks its `Tx`, for example into a static or a task that outlives the handler,
 /// fails. Its writes are never committed; they are rolled back when that `Tx` is dropped. Until

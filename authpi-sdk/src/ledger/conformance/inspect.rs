@@ -25,7 +25,7 @@ pub trait InspectorHarness: Harness {
     /// Whether the store records times, which ages and an ordered list need. Default: it does.
     const KEEPS_TIMES: bool = true;
 
-    /// An inspector of the newest store. It may scan.
+    /// An inspector of the store of `ledger`, which is the one created last. It is allowed to scan.
     fn inspector(&self, ledger: &Self::Ledger) -> impl Future<Output = Self::Inspector> + Send;
 }
 

@@ -673,8 +673,8 @@ impl History {
         (z ^ (z >> 31)) % n
     }
 
-    /// Zero to four minutes, plus half a minute. Time advances by whole minutes, so each lease or
-    /// pause ends half a minute away from every check.
+    /// The length of a lease or pause: zero to four minutes, plus half a minute. Time advances by
+    /// whole minutes, so none ends within half a minute of a check.
     fn some_time(&mut self) -> Duration {
         Duration::from_mins(self.below(5)) + SLACK
     }
