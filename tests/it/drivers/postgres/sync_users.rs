@@ -3,7 +3,7 @@
 use std::{
     process::Stdio,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU16, Ordering},
     },
     time::Duration,
@@ -97,7 +97,7 @@ impl Service {
     }
 }
 
-/// Delivers as AuthPI does: until the response is 200.
+/// Delivers as a sender that retries does: until the response is 200.
 async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
     let (head, body) = event
         .request(&SignatureScheme::authpi(), &Secret::from(SECRET))
@@ -107,6 +107,7 @@ async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
         .await
         .unwrap()
         .to_bytes();
+    let last = Mutex::new(String::new());
     let taken = || async {
         let url = format!(
             "http://127.0.0.1:{}/hooks/authpi",
@@ -117,15 +118,19 @@ async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
             .headers(head.headers.clone())
             .body(body.clone())
             .send()
-            .await
-            .ok()?;
-        match sent.status().as_u16() {
+            .await;
+        *last.lock().unwrap() = format!("{sent:?}");
+        match sent.ok()?.status().as_u16() {
             200 => Some(()),
             503 => None,
             other => panic!("answered {other}"),
         }
     };
-    until(|| "a delivery is never taken".to_owned(), taken).await;
+    let never = || {
+        let last = last.lock().unwrap();
+        format!("never taken, at last {last}: {}", body.escape_ascii())
+    };
+    until(never, taken).await;
 }
 
 /// The `n`th event. A user's later events have a later time, but may be delivered earlier.
@@ -159,6 +164,17 @@ async fn waiting(connection: &mut PgConnection, what: &str) -> bool {
 
 async fn applied(connection: &mut PgConnection) -> i64 {
     sqlx::query("SELECT coalesce(sum(events), 0)::bigint FROM users")
+        .fetch_one(connection)
+        .await
+        .unwrap()
+        .get(0)
+}
+
+/// What the connections to the database are doing, for the message of a failure.
+async fn activity(connection: &mut PgConnection) -> String {
+    let activity = "SELECT string_agg(concat_ws(' ', pid, state, wait_event_type, wait_event, \
+        now() - state_change, query), E'\n') FROM pg_stat_activity WHERE datname = current_database()";
+    sqlx::query(activity)
         .fetch_one(connection)
         .await
         .unwrap()
@@ -201,7 +217,11 @@ async fn database(name: &str) -> (String, PgConnection) {
 fn http() -> reqwest::Client {
     // An error means that another test has done this already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
+    // A handler takes at most 10 s.
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .unwrap()
 }
 
 /// All permutations of `count` items.
@@ -464,9 +484,12 @@ async fn the_example_applies_each_event_once_despite_kills() {
             table.rollback().await.unwrap();
             records.rollback().await.unwrap();
             service.start_again().await;
-            timeout(DEADLINE, deliveries.join_all())
-                .await
-                .unwrap_or_else(|_| panic!("killed {moment:?}, it is stuck"));
+            while let Some(delivered) = deliveries.join_next().await {
+                if let Err(error) = delivered {
+                    let activity = activity(&mut observer).await;
+                    panic!("after it was killed {moment:?}: {error}\n{activity}");
+                }
+            }
             assert_eq!(
                 applied(&mut observer).await,
                 i64::try_from(sent).unwrap(),
