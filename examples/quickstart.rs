@@ -126,14 +126,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     authpi.deliveries_finished().await;
     authpi.trigger("user.updated").await?;
     authpi.deliveries_finished().await;
-    answers.expect(&["200 handled", "200 handled"])?;
+    answers.expect(&["200", "200"])?;
 
     println!("\nuser.created happens, and AuthPI delivers it twice");
     authpi
         .trigger(NewEvent::new("user.created").copies(2))
         .await?;
     authpi.deliveries_finished().await;
-    answers.expect_in_any_order(&["200 duplicate", "200 handled"])?;
+    answers.expect_in_any_order(&["200", "200 duplicate"])?;
 
     println!("\na forged user.created arrives, signed with another secret");
     forge(&url).await?;
@@ -142,7 +142,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("\nuser.deleted happens, and the handler fails once");
     authpi.trigger("user.deleted").await?;
     authpi.deliveries_finished().await;
-    answers.expect(&["503 try again later", "200 handled"])?;
+    answers.expect(&["503 try again later", "200"])?;
 
     hook.drain().await;
     println!("\neverything worked as described");
@@ -174,6 +174,8 @@ impl Answers {
             head.status.as_u16(),
             String::from_utf8_lossy(&text)
         );
+        // An event that was handled is acknowledged without a text.
+        let answer = answer.trim_end().to_owned();
         println!("  delivery answered: {answer}");
         self.0
             .lock()

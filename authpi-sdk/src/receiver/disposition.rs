@@ -50,8 +50,8 @@ pub(super) enum Disposition {
     /// The store works but refuses the event's content. It keeps no dead letters, or refuses the
     /// dead letter too.
     ContentRefused,
-    /// Authentic, but signed longer ago than the ledger's retention, and the ledger keeps no dead
-    /// letters.
+    /// Authentic, but the `time` in the body is longer ago than the ledger's retention, and the
+    /// ledger keeps no dead letters.
     Expired,
     /// The sender hung up before the body was complete.
     Interrupted,
@@ -141,9 +141,12 @@ impl Disposition {
         }
     }
 
-    /// The text for the peer: the outcome of an acknowledged delivery, otherwise only what the
-    /// status says.
+    /// The body of the response. It is empty for an ordinary success. Other acknowledgements say why
+    /// no handler has succeeded, and refusals repeat only what the status says.
     fn text(self) -> &'static str {
+        if matches!(self, Self::Handled | Self::Stored) {
+            return "";
+        }
         match self.status() {
             StatusCode::OK => self.outcome(),
             StatusCode::SERVICE_UNAVAILABLE => "try again later",
@@ -157,16 +160,16 @@ impl Disposition {
     }
 
     pub(super) fn response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from_static(self.text().as_bytes())));
+        let text = self.text();
+        let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        // Room for this header and the server's content-length, which most responses have. Without
-        // this, the first insert allocates room for six.
-        headers.reserve(2);
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
+        if !text.is_empty() {
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
+        }
         if let Some(wait) = self.retry_after() {
             // Whole seconds, rounded up, and at least one.
             let seconds = wait

@@ -19,8 +19,10 @@
 //!
 //! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event.
 //! 5xx asks AuthPI to retry. 4xx says that the same request would be refused again, with three
-//! exceptions: 408 (the body was too slow), 400 after the sender hung up, and 401 for a signature
-//! whose time is out of tolerance. [How it
+//! exceptions: 408 (the body was too slow), 400 after the sender hung up, and 401 if the
+//! signature's timestamp differs from now by more than the scheme's tolerance. A 200 has an empty
+//! body if the event was handled or stored now; otherwise its body says what happened: `duplicate`,
+//! `unhandled`, `dead_letter` or `dropped`. [How it
 //! works](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/how_it_works/) has the table of
 //! answers.
 //!
