@@ -551,7 +551,7 @@ mod api {
     pub(crate) use object;
 
     /// A resource in AuthPI's envelope, `{"data": …}`. AuthPI's guide shows some responses without
-    /// the envelope, and its SDK accepts both, so both are accepted.
+    /// the envelope, and AuthPI's own SDK accepts both, so both are accepted.
     ///
     /// `#[whole]` is for a resource with its own `data`, or that keeps its text: the first member
     /// does not distinguish it from its envelope.

@@ -418,8 +418,8 @@ pub mod types {
     }
 
     object! {
-        /// The error of a call whose If-Match does not match, with the present ETag. AuthPI's pages and its
-        /// SDK spell that member differently.
+        /// The error of a call whose If-Match does not match, with the present ETag. AuthPI's documentation
+        /// and AuthPI's own SDK spell that member differently.
         pub struct PreconditionFailedError {
             /// `error`.
             pub error: ErrorCode,

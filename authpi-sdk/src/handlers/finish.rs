@@ -70,10 +70,11 @@ impl Failure {
 pub(crate) enum Finished {
     /// The ledger has recorded it.
     Recorded,
-    /// The ledger refused the resolution's content, and has recorded a dead letter instead.
+    /// The ledger cannot hold the content of the resolution, such as its error text, and has
+    /// recorded a dead letter instead.
     DeadLetter,
-    /// The ledger works but refused the resolution's content. It keeps no dead letters, or refused
-    /// the dead letter too. Nothing was recorded.
+    /// The ledger works, but cannot hold the content of the resolution. It keeps no dead letters,
+    /// or refused the dead letter too. Nothing was recorded.
     ContentRefused(LedgerError),
     /// The lease was lost. Nothing was recorded.
     LeaseLost,

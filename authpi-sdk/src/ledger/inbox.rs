@@ -29,9 +29,10 @@ pub trait Inbox: Ledger {
     /// Stores a delivery. It is durable when this returns `Ok`. A known event, in any state, is
     /// left unchanged.
     ///
-    /// Events with the same `ordering_key` are leased one at a time, in the order in which they
-    /// were appended. Events without an ordering key do not wait for one another. An ordering key
-    /// comes from the event and may have any length: keep it as [`EventKey::bounded`] returns it.
+    /// An [`OrderedInbox`] leases events with the same `ordering_key` one at a time, in the order
+    /// in which they were appended. Events without an ordering key do not wait for one another.
+    /// Another inbox may ignore the ordering key. An ordering key comes from the event and may have
+    /// any length: keep it as [`EventKey::bounded`] returns it.
     fn append(
         &self,
         key: &EventKey,
@@ -43,8 +44,8 @@ pub trait Inbox: Ledger {
     /// Leases the endpoint's oldest event that is due: pending with no pause left, or claimed under
     /// an expired lease.
     ///
-    /// An event waits until all earlier events with its ordering key are handled, dead or
-    /// forgotten. It does not block other ordering keys.
+    /// In an [`OrderedInbox`], an event waits until all earlier events with its ordering key are
+    /// handled, dead or forgotten. It does not block other ordering keys.
     fn lease_next(
         &self,
         endpoint: &str,
@@ -55,7 +56,7 @@ pub trait Inbox: Ledger {
     /// workers also poll. A store without notifications never resolves it.
     fn appended(&self) -> impl Future<Output = ()> + Send;
 
-    /// How many events of the endpoint are waiting.
+    /// The endpoint's unfinished events.
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
 
     /// The write probe of a store that is used as an inbox, like [`Ledger::check_write`]. The
@@ -143,11 +144,12 @@ impl std::fmt::Debug for LeasedEvent {
     }
 }
 
-/// The events that wait for an endpoint's workers; for health probes.
+/// An endpoint's unfinished events in an inbox: they wait for a worker or are being handled. For
+/// health probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// The number of events that are stored and not finished.
     pub depth: u64,
-    /// How long the oldest of them has been waiting.
+    /// How long ago the oldest of them was stored.
     pub oldest: Option<Duration>,
 }

@@ -121,8 +121,8 @@ impl EventKey {
         Self::new(endpoint, format!("unreadable:{}", hex::sha256(body)))
     }
 
-    /// The key of a delivery that was signed so long ago that it may be a replay of a captured
-    /// request. It differs from the key of the event.
+    /// The key of a delivery that is so old, by the `time` in its body, that it may be a replay of
+    /// a captured request. It differs from the key of the event.
     pub(crate) fn expired(endpoint: impl Into<Arc<str>>, event_id: &str) -> Self {
         Self::new(endpoint, format!("expired:{event_id}"))
     }
@@ -336,9 +336,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// evict a record earlier, and [`forget`](Ledger::forget) removes one at once.
     ///
     /// There is a maximum too: two retentions after the end of the record's last lease. From then
-    /// on, a claim is granted as if the event were new. Deliveries that were signed more than one
-    /// retention ago are not handled, so a captured request cannot be replayed after the record was
-    /// pruned.
+    /// on, a claim is granted as if the event were new. A delivery whose body has a `time` of more
+    /// than one retention ago is not handled, so a captured request cannot be replayed after the
+    /// record was pruned.
     fn retention(&self) -> Duration;
 
     /// The time on the store's own clock, if the store is a server. `None`, the default, for a
@@ -383,9 +383,9 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// An id that the clones of one store share and no other store of this process has, such as the
-    /// address of their shared state. Those that use stores with the same id as a ledger share one
-    /// write probe, and those that use them as an inbox share another. With `None`, the default,
-    /// nothing is shared.
+    /// address of their shared state. Receivers and workers whose stores have the same id share
+    /// write probes: one for all that use the store as a ledger, and another for all that use it as
+    /// an inbox. With `None`, the default, nothing is shared.
     fn store_id(&self) -> Option<usize> {
         None
     }

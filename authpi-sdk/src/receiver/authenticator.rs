@@ -133,7 +133,7 @@ impl Authenticator {
         body.map_err(|answer| self.refused(answer))
     }
 
-    /// The event, if it can be read and was signed recently enough.
+    /// The event, if it can be read and is not too old.
     fn event(
         &self,
         body: &Verified<Bytes>,
@@ -164,7 +164,7 @@ impl Authenticator {
             ));
         }
         let key = EventKey::expired(shared.endpoint.clone(), event.id());
-        let error = "the delivery was signed longer ago than `max_age`";
+        let error = "the time of the delivery is longer ago than `max_age`";
         Err(refuse(self.about(), &key, error, Disposition::Expired))
     }
 

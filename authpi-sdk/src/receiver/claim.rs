@@ -55,7 +55,8 @@ struct InFlightElsewhere {
     retry_after: Duration,
 }
 
-/// Takes a permit, if the handler needs one, within the time limit.
+/// Takes a transaction permit, if the handler needs a transaction. Fails if there is none before
+/// `until`.
 async fn acquire_permit(
     permits: Option<&TransactionPermits>,
     until: Instant,
@@ -79,7 +80,7 @@ impl Shared {
     /// Claims the event. If another worker is handling it, waits up to `in_flight_wait` for that
     /// worker's outcome.
     ///
-    /// With `permits`, takes a permit before it claims.
+    /// With `permits`, takes a transaction permit before it claims.
     pub(super) async fn claim(
         &self,
         key: &EventKey,
@@ -101,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Claims once. `began` is when the delivery began to wait for its permit.
+    /// Claims once. `began` is when the delivery began to wait for its transaction permit.
     async fn try_claim(
         &self,
         key: &EventKey,

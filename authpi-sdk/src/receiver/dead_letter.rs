@@ -63,8 +63,8 @@ impl Shared {
         self.dead_letter(letter, place).await
     }
 
-    /// Answers a delivery that was signed longer ago than the ledger's retention. It may be an old
-    /// capture, replayed by an attacker after its record was pruned.
+    /// Answers a delivery that is older, by the `time` in its body, than the ledger's retention. It
+    /// may be an old capture, replayed by an attacker after its record was pruned.
     ///
     /// If this machine's clock is wrong, every delivery looks that old. So something else has to
     /// confirm the clock: a recent delivery, or the store's own clock.
@@ -90,7 +90,7 @@ impl Shared {
             // from AuthPI's log.
             key: EventKey::expired(self.endpoint.clone(), event.id()),
             digest: Digest::of(event.raw_bytes()),
-            error: "the delivery was signed longer ago than the ledger's retention".to_owned(),
+            error: "the time of the delivery is longer ago than the ledger's retention".to_owned(),
             body: event.body(),
             otherwise: Disposition::Expired,
         };
@@ -194,7 +194,7 @@ pub(super) fn clock_unsure(
             tracing::error!(
                 endpoint,
                 event_id = &*EventKey::bounded(event.id()),
-                signed_at = %event.delivered_at(),
+                delivered_at = %event.delivered_at(),
                 clock = %now,
                 store_clock = store_time.map(tracing::field::display),
                 left_out,

@@ -23,11 +23,11 @@ pub struct Health {
     pub draining: bool,
     /// The number of deliveries or events in progress in this process.
     pub in_flight: usize,
-    /// The events that wait in the store for a worker of this endpoint. `None` if the store is not
-    /// an inbox or did not answer.
+    /// The unfinished events of this endpoint in the store: they wait for a worker or are being
+    /// handled by one. `None` if the store cannot be an inbox, or did not answer.
     ///
-    /// For an inline receiver, these are replayed dead letters, which need a worker or a
-    /// redelivery; `None` if there are none.
+    /// An inline receiver stores no events, so these are replayed dead letters, which wait for a
+    /// worker or for a redelivery by AuthPI. If there are none, this is `None`.
     pub backlog: Option<Backlog>,
     /// Whether, in the last ten minutes, a delivery seemed to be older than the ledger's
     /// [retention](crate::ledger::Ledger::retention), and nothing has confirmed this machine's

@@ -91,7 +91,8 @@ mod tests {
             let window = windows.next();
             let held: Vec<_> = log.iter().copied().filter(|at| window.holds(*at)).collect();
             if held.len() > limit && window.splits {
-                // What had been read from a list in any order.
+                // The events that were read before the limit was exceeded, whose order is not
+                // defined.
                 windows.split(window, held[..=limit].iter().copied().max().unwrap());
                 continue;
             }

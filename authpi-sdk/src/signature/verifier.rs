@@ -563,7 +563,7 @@ pub enum VerifyError {
     },
     /// The signature or token matches none of the ring's secrets.
     Mismatch,
-    /// The signed timestamp is out of tolerance.
+    /// The signed timestamp differs from now by more than the tolerance.
     Stale {
         /// The difference to now in seconds; negative if it is in the past.
         skew_seconds: i64,

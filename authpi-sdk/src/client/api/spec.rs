@@ -95,8 +95,8 @@ impl DeliveryAuth {
 /// It has a name, an address, [the events to deliver](Self::events), and the authentication of
 /// deliveries, by default a signature. Events and authentication are always sent, because AuthPI's
 /// documentation contradicts itself about the defaults. According to its older guide, the defaults
-/// are all events and no authentication. According to its SDK, both members are required. So
-/// `create` refuses a spec without events: call [`all_events`](Self::all_events) to get all of
+/// are all events and no authentication. According to AuthPI's own SDK, both members are required.
+/// So `create` refuses a spec without events: call [`all_events`](Self::all_events) to get all of
 /// them.
 ///
 /// `Debug` shows no secret. The members of type [`RawJson`] are objects that AuthPI does not

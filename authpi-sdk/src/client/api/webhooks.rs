@@ -427,8 +427,8 @@ struct Parted {
     bearer_token: Option<Secret>,
 }
 
-/// AuthPI's guide shows the secrets at the top level, its SDK under `auth`. Both are read, `auth`
-/// first.
+/// AuthPI's guide shows the secrets at the top level, AuthPI's own SDK under `auth`. Both are read,
+/// `auth` first.
 fn part(response: WebhookWithSecretsResponse) -> Parted {
     let from = response.data;
     let secret = under_auth(&from.auth, "signature_secret_plain").or(from.signature_secret_plain);
@@ -459,8 +459,8 @@ fn part(response: WebhookWithSecretsResponse) -> Parted {
     }
 }
 
-/// The one-time secret in the member `name` of `auth`. Also reads the member if the kind of
-/// authentication is unknown, or its type has no such field.
+/// The one-time secret in the member `name` of `auth`. It is read even if `auth` is of an unknown
+/// kind, or of a kind whose Rust type has no field for it.
 fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
     let extra = |extra: &Extra| extra.read::<Secret>(name).ok().flatten();
     let (field, extra) = match auth {

@@ -79,8 +79,9 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// The time limit of one attempt at this call. Default: [`ClientBuilder::attempt_timeout`], or
-    /// the rest of [`timeout`](Self::timeout) if that is less.
+    /// The time limit of one attempt at this call. Default: [`ClientBuilder::attempt_timeout`]; for
+    /// a redelivery, [`timeout`](Self::timeout). An attempt never takes longer than the rest of the
+    /// call's time.
     ///
     /// [`ClientBuilder::attempt_timeout`]: crate::client::transport::ClientBuilder::attempt_timeout
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {

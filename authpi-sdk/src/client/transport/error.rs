@@ -80,7 +80,7 @@ pub(crate) enum Kind {
 /// recognized, by the text of its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyFault {
-    /// It cannot be reached, perhaps temporarily.
+    /// The proxy cannot be reached, perhaps temporarily.
     Unreachable { transient: bool },
     /// It answered `CONNECT` with an error, or hung up.
     NoTunnel,
@@ -300,8 +300,10 @@ impl Error {
         self.0.may_have_run
     }
 
-    /// The number of attempts: 0 if nothing was sent. If the account could not be looked up
-    /// ([`operation`](Self::operation) is `me.get`), these are the attempts of the lookup.
+    /// The number of attempts, including those whose connection failed. It is 0 if the call failed
+    /// before the first attempt, for example because an argument is invalid or no token is
+    /// available. If the account could not be looked up ([`operation`](Self::operation) is
+    /// `me.get`), these are the attempts of the lookup.
     pub fn attempts(&self) -> u32 {
         self.0.attempts
     }
@@ -354,7 +356,7 @@ impl Error {
         self.0.operation
     }
 
-    /// No complete answer arrived before the call's deadline, or before the end of its last
+    /// No complete answer arrived before the call's deadline, or within the time limit of its last
     /// attempt.
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout { .. })
@@ -434,7 +436,8 @@ impl Error {
         self.has_status(StatusCode::NOT_FOUND)
     }
 
-    /// 409: another call is in progress, such as one with the same idempotency key.
+    /// 409: the call conflicts with another call or with the state of the resource. For example,
+    /// another call with the same idempotency key is in progress.
     pub fn is_conflict(&self) -> bool {
         self.has_status(StatusCode::CONFLICT)
     }

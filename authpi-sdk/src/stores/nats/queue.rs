@@ -244,7 +244,7 @@ impl Queue {
                 }
                 // The consumer is being removed, or does not exist, which gets no answer at all.
                 _ => {
-                    // Only one that was checked before.
+                    // A consumer that was found before is no longer known to exist.
                     if let Some(there) = self.known().get_mut(&(self.server(), consumer.clone())) {
                         *there = false;
                     }
@@ -309,7 +309,7 @@ impl Queue {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        // Read only now: it is the server that has answered.
+        // Read after the response, so that it is the server that sent the response.
         let server = self.server();
         // Once per server: processes that are connected to several servers (leaf nodes) of one
         // JetStream must not keep removing each other's consumers.

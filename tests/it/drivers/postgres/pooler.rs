@@ -34,8 +34,7 @@ async fn a_pooler_that_refuses_our_settings_is_refused_at_opening() {
         error.contains("ignore_startup_parameters") && error.contains("startup parameter: options"),
         "{error}"
     );
-    // A custom pool without that setting works there, and so does one that sets it when it opens,
-    // or never.
+    // A custom pool that does not send `options` at startup works there.
     let without = PgPoolOptions::new()
         .max_connections(4)
         .connect_lazy_with(pooler.options(server));
