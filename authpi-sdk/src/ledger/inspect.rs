@@ -272,7 +272,7 @@ pub struct Status {
     /// How many claimed records have a lease that has not expired. `None` if the store does not
     /// know it.
     pub leases_in_flight: Option<u64>,
-    /// How many dead letters are kept. `None` if the store keeps none.
+    /// How many dead letters are kept. `None` if the store does not keep dead letters.
     pub dead_letters: Option<u64>,
     /// The events that wait for a worker or are being handled by one. `None` if the store is not an
     /// inbox.

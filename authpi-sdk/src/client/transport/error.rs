@@ -470,17 +470,17 @@ impl Error {
             .or_else(|| answer.retry_after_header())
     }
 
-    /// AuthPI's error code.
+    /// AuthPI's error code, truncated to 300 characters.
     pub fn code(&self) -> Option<&ErrorCode> {
         self.0.complaint.code.as_ref()
     }
 
-    /// AuthPI's description of the error.
+    /// AuthPI's description of the error, truncated to 4096 characters.
     pub fn description(&self) -> Option<&str> {
         self.0.complaint.description.as_deref()
     }
 
-    /// The reference to give to AuthPI's support.
+    /// The reference to give to AuthPI's support, truncated to 300 characters.
     pub fn reference(&self) -> Option<&str> {
         self.0.complaint.reference.as_deref()
     }
@@ -491,9 +491,8 @@ impl Error {
         self.0.complaint.retryable
     }
 
-    /// The invalid members of the request, at most the first 100. Their texts and
-    /// [`description`](Self::description) are truncated to 4096 characters, [`code`](Self::code)
-    /// and [`reference`](Self::reference) to 300.
+    /// The invalid members of the request, at most the first 100. Their texts are truncated to 4096
+    /// characters.
     pub fn fields(&self) -> &[FieldError] {
         &self.0.complaint.fields
     }

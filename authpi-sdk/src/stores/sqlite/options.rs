@@ -180,7 +180,8 @@ async fn prepare_connection(
     on_disk: bool,
 ) -> Result<Option<OpenFile>, OpenError> {
     if on_disk {
-        // Before anything is created in a database that is not kept.
+        // Fails if the database would not be kept in a file. Checked before anything is created in
+        // it.
         OpenFile::of(connection).await?;
     }
     migrate(connection).await?;
