@@ -188,8 +188,13 @@ fn a_batch_is_parsed_and_its_errors_name_the_place() {
 
 #[test]
 fn an_event_of_a_batch_reads_back_as_it_was_written() {
-    for event in Event::from_batch(format!("[{GUIDE}, {GUIDE}]")).unwrap() {
+    let batch = Bytes::from(format!("[{GUIDE}, {GUIDE}]"));
+    for event in Event::from_batch(batch.clone()).unwrap() {
         assert_eq!(event.body(), GUIDE.trim());
+        assert!(
+            !batch.as_ptr_range().contains(&event.body().as_ptr()),
+            "an event keeps the whole batch in memory"
+        );
         let written = serde_json::to_string(&event).unwrap();
         assert_eq!(Event::from_json(written).unwrap().raw(), event.raw());
     }
@@ -288,7 +293,8 @@ fn debug_shows_neither_data_nor_ids_of_people() {
 fn half_a_surrogate_pair_is_read_as_u_fffd_and_its_bytes_are_kept() {
     let whole = r#"{"specversion":"1.0","id":"1","source":"s","type":"event","time":"2024-01-01T00:00:00Z","data":
         {"id":"evt_1","type":"user.created","trace":"t","source":"com.authpi/v1","subject":{"user_id":"u"},"data":{"username":"ada"}}}"#;
-    // In every string, and in every name of a member that nothing depends on.
+    // A lone surrogate in each string except `specversion` and `time`, and in the names of unknown
+    // members.
     let places = [
         ("\"id\":\"1\"", r#""id":"1\ud83d""#),
         (r#""source":"s""#, r#""source":"s\udc00""#),
@@ -389,7 +395,8 @@ fn half_a_surrogate_pair_is_read_as_u_fffd_and_its_bytes_are_kept() {
         data.extra.read::<String>("new\u{fffd}").unwrap().as_deref(),
         Some("\u{fffd}")
     );
-    // Another error beside it is still an error, which names its path.
+    // A body with a lone surrogate and another mistake is still an error, and the error names the
+    // path of that mistake.
     let wrong = whole
         .replace(r#""trace":"t""#, r#""trace":"\ud83d""#)
         .replace(r#""id":"evt_1","#, "");
@@ -410,7 +417,8 @@ fn numbers_and_times_of_odd_forms_are_read() {
         panic!()
     };
     assert_eq!(user.extra.mismatched(), 0);
-    // An invalid event does not affect the others.
+    // Optional members of a wrong form are ignored. Without a usable `timestamp`, the event has the
+    // envelope's time.
     let read = event(
         r#""id":"e","type":"user.created","timestamp":"1e999","subject":7,"trace":[],"source":{},"data":{}"#,
     );
