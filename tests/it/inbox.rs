@@ -294,7 +294,7 @@ async fn an_event_whose_attempts_all_ended_without_a_word_is_given_up() {
     let letters = store.dead_letters("users", None, 10).await.unwrap();
     assert_eq!(
         letters[0].reason,
-        "3 attempts were started and none finished"
+        "the last of 3 attempts left no record of its end"
     );
 }
 

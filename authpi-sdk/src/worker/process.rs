@@ -99,11 +99,12 @@ impl Shared {
     ) -> Resolution {
         let settings = &self.settings;
         if leased.token.attempt > settings.max_attempts {
-            // Each of them ended without a record: the process died, or the store failed.
+            // The last permitted attempt left no record: the process died, the store failed, or the
+            // lease was lost. Earlier attempts may have failed in the usual way.
             return Resolution::DeadLetter {
                 reason: "crashes",
                 error: format!(
-                    "{} attempts were started and none finished",
+                    "the last of {} attempts left no record of its end",
                     settings.max_attempts
                 ),
             };
