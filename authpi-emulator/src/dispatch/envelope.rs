@@ -26,9 +26,10 @@ pub(super) fn write(id: &str, webhook_id: &str, event: &Event, at: i64) -> Vec<u
         source: format!("com.authpi.webhooks/v1/{webhook_id}"),
         r#type: "event",
         datacontenttype: "application/json",
-        // The emulator's clock stays within the calendar.
+        // The emulator's clock stays within the calendar, and `FaultPlan` limits how much older an
+        // event can get.
         time: Timestamp::from_millisecond(at)
-            .unwrap_or(Timestamp::MAX)
+            .unwrap_or(Timestamp::MIN)
             .to_string(),
         data: &event.delivered,
     };

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 /// The longest time of a fault: one hour.
 const MAX_MILLIS: u64 = 3_600_000;
+/// How much older an event can get: ten years.
+const MAX_STALE_SECONDS: u64 = 315_360_000;
 /// The largest number of copies, or of deliveries in a burst.
 const MAX_COUNT: u32 = 1_000;
 
@@ -139,7 +141,7 @@ pub enum DeliveryFault {
     RotatedSecret,
     /// The event and the signature are older by this time.
     StaleTime {
-        /// The time in seconds.
+        /// The time in seconds, at most 315,360,000 (ten years).
         seconds: u64,
     },
     /// `Content-Length` is smaller than the body by ten bytes.
@@ -234,6 +236,10 @@ impl FaultPlan {
                 DeliveryFault::Reorder { millis }
                 | DeliveryFault::Delay { millis }
                 | DeliveryFault::SlowBody { millis } => time(*millis, path("fault.millis"))?,
+                DeliveryFault::StaleTime { seconds } if *seconds > MAX_STALE_SECONDS => {
+                    let limit = format!("must be at most {MAX_STALE_SECONDS} s");
+                    return Err(invalid(path("fault.seconds"), limit));
+                }
                 _ => {}
             }
         }
@@ -403,6 +409,10 @@ mod tests {
             (
                 r#"{"deliveries": [{"fault": {"kind": "duplicate", "copies": 0}}]}"#,
                 "deliveries[0].fault.copies",
+            ),
+            (
+                r#"{"deliveries": [{"fault": {"kind": "stale_time", "seconds": 315360001}}]}"#,
+                "deliveries[0].fault.seconds",
             ),
             (
                 r#"{"calls": [{"fault": {"kind": "error", "status": 200}}]}"#,
