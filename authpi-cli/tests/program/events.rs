@@ -37,7 +37,7 @@ async fn the_log_is_listed_filtered_counted_and_exported() {
     );
     let exported = fs::read_to_string(&file).unwrap();
     assert_eq!(exported.lines().count(), 120);
-    // It neither replaces a file nor leaves its cursor.
+    // An export does not overwrite a file, and its `.cursor` file does not remain.
     fails(&mut emulate.command(&export), 1, "cannot create").await;
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
@@ -94,8 +94,8 @@ async fn tail_prints_each_event_once_and_continues_from_its_cursor() {
         ]);
         let mut child = tail.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // It may begin after an event that is triggered at once, so events are triggered until one
-        // is printed.
+        // `tail` misses an event that is triggered before it has started, so events are triggered
+        // until it prints one.
         let expected = loop {
             let made = record(&mut emulate.trigger(&["user.created"])).await;
             if let Ok(line) = timeout(FEW_SECONDS, lines.next_line()).await {

@@ -32,7 +32,7 @@ async fn trigger_makes_an_event_happen_with_what_it_is_given() {
         json!({"user_id": "usr_1", "issuer_id": "i_1"})
     );
 
-    // The same with options, and examples for the omitted ones.
+    // The connection is given by options. Data and subject are omitted, so example values are used.
     let mut by_options = authpi();
     by_options.args([
         "trigger",
