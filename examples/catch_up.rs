@@ -49,8 +49,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .on_progress(move |progress| show(&shown, progress))
         .only_if_missed()
         .build()?;
-    // If an event is not accepted, the program ends here: after serving, newer events would
-    // overtake it.
+    // If a missed event is not accepted, the program ends here. If it started to serve, newer
+    // deliveries would be handled before that event.
     let report = reconcile.catch_up().await?.into_result()?;
     bar.finish_and_clear();
     if !report.is_complete() {

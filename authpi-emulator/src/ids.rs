@@ -29,7 +29,8 @@ impl Ids {
         let noise = u128::from_be_bytes(random::<16>()) >> 56;
         let by_time = (u128::from(now_millis.max(0).unsigned_abs()) << 72) | noise;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two ids within a millisecond, or after a clock was set back.
+        // Each id is greater than the last one, also within a millisecond and after the clock was
+        // set back.
         *last = if by_time > *last {
             by_time
         } else {

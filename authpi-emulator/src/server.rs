@@ -366,7 +366,8 @@ async fn perform(
     let answer = operations::perform(world, operation.call, request).await?;
     if let Some(ticket) = ticket {
         ticket.answered(&answer);
-        // Its answer is saved, too.
+        // The state file also holds the answers to calls with an idempotency key, so it is written
+        // again.
         world.changed();
     }
     Ok(answer)

@@ -124,7 +124,8 @@ impl Signals {
             timeout(IDLE, self.changes.changed()).await
         };
         tokio::select! {
-            // Also if the inspector is gone.
+            // The stream ends when the inspector is closed, and also when it was dropped: then
+            // `wait_for` returns an error.
             _ = closed.wait_for(|closed| *closed) => None,
             changed = changed => match changed {
                 Ok(Ok(())) => {

@@ -31,7 +31,8 @@ pub(crate) fn check(head: &request::Parts, allowed: &[String]) -> Result<(), Ref
     if !is_allowed(host, allowed) {
         return Err(Refusal::Host);
     }
-    // An absolute target is more specific than the header.
+    // In HTTP, the host of an absolute request target takes precedence over `Host`, so the two must
+    // be the same.
     if head
         .uri
         .authority()

@@ -186,7 +186,8 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
                 6
             }
             Some(_) => 6,
-            // The escaped character has as many bytes as its encoding.
+            // Not `\u` with four digits: skip the backslash and the character after it, which may
+            // have several bytes.
             None => 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
         };
     }
@@ -813,8 +814,9 @@ mod tests {
                 })
                 .collect();
             let json = written(&pieces, escape);
-            // An escaped surrogate next to a bare character is not a pair, and two escapes are only
-            // if they match.
+            // Two adjacent escapes are a surrogate pair only if the first is a high and the second
+            // a low surrogate. An escaped surrogate next to an unescaped character is always a lone
+            // one.
             prop_assert_eq!(read::<String>(&json).unwrap(), String::from_utf16_lossy(&units));
             let member = format!("{{{json}:{json}}}");
             let mut names = Vec::new();

@@ -603,7 +603,8 @@ fn limited_server_takes_a_delivery_and_bounds_the_head_of_a_request() -> Outcome
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
-    // Half a head: without a timeout, reading would fail after a minute.
+    // Half a head. The server's timeout closes the connection; otherwise this test's read would
+    // fail after a minute.
     let answer = exchange(b"POST /hooks/authpi HTTP/1.1\r\nhost: loc")?;
     assert!(!answer.contains("401"), "{answer}");
     std::fs::remove_dir_all(&data)?;

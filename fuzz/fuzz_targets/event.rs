@@ -29,7 +29,7 @@ fuzz_target!(|body: &[u8]| {
 
     let Ok(data) = event.decode() else { return };
     let once = written(&data);
-    // The same as the data of an event of the same type.
+    // Put the written data into a new event of the same type, and parse that event.
     let template = Fixture::new(event.event_type().as_str())
         .data(Value::from("here"))
         .body();

@@ -746,7 +746,8 @@ async fn content_that_the_store_refuses_is_buried_or_400_and_never_503() {
         keeping.dead.lock().unwrap()[0].0,
         "the ledger failed to claim: it is too large"
     );
-    // Neither the event nor its dead letter.
+    // In the following cases, the ledger records neither a result nor a dead letter: it refuses
+    // both, or it refuses the event and keeps no dead letters.
     let receiver = anyway(answering(
         Picky::new(Keeping::default(), usize::MAX, 0),
         never,

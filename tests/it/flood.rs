@@ -171,7 +171,8 @@ async fn a_thousand_slow_bodies_use_bounded_memory_and_block_no_delivery() {
             let _ = status(&mut stream).await;
         });
     }
-    // Each holds one step beyond its first 16 KiB, so the extra ones fill the budget.
+    // Each buffer has grown from 16 to 32 KiB, so each body is charged 16 KiB. `SLOW` bodies fill
+    // the budget; the `MORE` others are too many.
     for _ in 0..MORE {
         let status = within(dropped.recv()).await.unwrap();
         assert!(
@@ -230,7 +231,8 @@ async fn an_extractor_drops_slow_bodies_where_its_budget_is_full() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
 
-    // 48 KiB each beyond the free part.
+    // Each body has a buffer of 64 KiB. The first 16 KiB are not charged, so each is charged 48
+    // KiB, and only one fits.
     let mut first = begin_body(address, 64 * KIB, 40 * KIB).await;
     let mut second = begin_body(address, 64 * KIB, 40 * KIB).await;
     let status = within(async {

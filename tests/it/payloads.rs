@@ -187,7 +187,7 @@ fn every_member_of_another_shape_is_kept_listed_counted_and_logged_once() {
                 let extra = payload.extra().unwrap();
                 assert_eq!(extra.mismatched(), 1, "{event_type} {name}: {other}");
                 assert_eq!(extra.read::<Value>(name).unwrap(), Some(other));
-                // The same delivery again.
+                // The same event is decoded a second time: now an error, and not counted again.
                 let error = event.strict_payload().decode().unwrap_err();
                 assert_eq!(error.path(), name, "{event_type}");
             }
@@ -196,7 +196,8 @@ fn every_member_of_another_shape_is_kept_listed_counted_and_logged_once() {
             null.strict_payload().decode().unwrap();
         }
     }
-    // Neither a type nor a member of the sender becomes a label.
+    // The name of a type or member that this version does not know never becomes the value of a
+    // metric's label.
     for name in ["user.teleported", "user.created "] {
         let unknown = event(&name.into(), &json!({ "id": 17 }));
         unknown.strict_payload().decode().unwrap();

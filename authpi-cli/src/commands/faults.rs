@@ -156,7 +156,8 @@ pub(crate) fn rule(text: &str) -> std::result::Result<Rule, String> {
     };
     match serde_json::from_value(rule) {
         Ok(rule) => Ok(Rule::Call(rule)),
-        // Reports the error of the rule type that has this kind of fault.
+        // If no delivery rule has this kind of fault, the error for a call rule is reported;
+        // otherwise the error for a delivery rule.
         Err(error) if of_delivery.contains("unknown variant") => Err(error.to_string()),
         Err(_) => Err(of_delivery),
     }

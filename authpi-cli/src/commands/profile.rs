@@ -130,7 +130,8 @@ impl Add {
             account_id: self.account_id,
             key_id: Some(self.key_id),
             key_secret: Some(secret),
-            // With a password, if it comes from the environment.
+            // An address from the environment may contain a password; one from an option was
+            // refused above.
             store: self.store.or(variable("AUTHPI_STORE")?),
             ledger: self.ledger.or(variable("AUTHPI_LEDGER")?),
         };

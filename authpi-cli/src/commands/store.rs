@@ -506,7 +506,8 @@ impl Replay {
             if !self.all {
                 return wanted.contains(&letter.key);
             }
-            // Unreadable and expired deliveries have keys of their own: they are looked at by hand.
+            // `--all` skips unreadable and expired deliveries, which a person should look at first.
+            // Their key is not the key of their event.
             let own = |id: &str| EventKey::new(&*endpoint, id) == letter.key;
             letter.event().is_ok_and(|event| own(event.id()))
         })

@@ -36,7 +36,8 @@ const AT_ONCE: usize = 256;
 /// Runs until it is dropped.
 pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver<Redelivery>) {
     let mut attempts = JoinSet::new();
-    // Separate from the queue's, so that neither waits for the other.
+    // Redeliveries have a set and a limit of their own, so that they and the planned attempts do
+    // not wait for each other.
     let mut redeliveries = JoinSet::new();
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut changed = world.changes();

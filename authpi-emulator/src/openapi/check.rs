@@ -21,8 +21,8 @@ pub(super) fn mistakes(schema: &Validator, value: &Value) -> Vec<Field> {
 fn explain(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
     let at = dotted(error.instance_path().as_str());
     match error.kind() {
-        // A union: the violations of the variant that `type` names. If it names none, the existing
-        // names.
+        // A union: reports the errors of the variant whose tag (such as `type`) matches. If the tag
+        // matches none, reports the possible tags. If no variant has a tag, reports a wrong type.
         Kind::OneOfNotValid { context } | Kind::AnyOf { context } => {
             match variant(context, error.instance_path().as_str()) {
                 Variant::Named(errors) => {

@@ -274,7 +274,7 @@ fn catalogue(schemas: &BTreeMap<String, Value>) -> Result<EventCatalogue, Failur
             continue;
         };
         let data = schema(&format!("events/{}", file.trim_start_matches("./")))?;
-        // The payload's schema lists the ids of its subject.
+        // The payload's schema lists the names of the ids in the event's subject.
         let members = data["x-authpi-subject"]
             .as_array()
             .into_iter()

@@ -87,7 +87,8 @@ impl Sender {
                 .map_err(|error| reported(&error))?;
             let status = answer.status().as_u16();
             let retry_after = retry_after(answer.headers());
-            // The body has no effect, but a delivery is acknowledged only by a complete response.
+            // The content of the body has no effect. But a response that is cut off before its end,
+            // or before `MAX_ANSWER`, does not acknowledge the delivery.
             let (body, is_cut) = read(answer.into_body()).await?;
             Ok(Answered {
                 status,

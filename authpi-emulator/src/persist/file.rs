@@ -67,14 +67,15 @@ impl StateFile {
             fs::rename(&self.temporary, &self.path)
         });
         if written.is_err() {
-            // It may have filled the disk. The error that counts is the first.
+            // The incomplete temporary file may fill the disk. If it cannot be removed, the first
+            // error is still the one returned.
             let _ = fs::remove_file(&self.temporary);
         }
         written
     }
 
     fn write_beside(&self, content: &Content) -> io::Result<()> {
-        // Of a process that was killed.
+        // Removes the temporary file that a killed process may have left.
         match fs::remove_file(&self.temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -44,7 +44,8 @@ pub(crate) struct Content {
 
 impl Content {
     fn of(world: &State) -> Self {
-        // Before the store: a key must not replay the creation of what is not saved.
+        // The keys are read before the store. Otherwise a saved key could replay the answer of a
+        // call whose result is not in the saved store.
         let idempotency_keys = world.replays.saved(world.clock.millis());
         Self {
             format: file::FORMAT.to_owned(),

@@ -188,8 +188,9 @@ impl Store {
             };
             return interested.iter().filter(wants).cloned().collect();
         }
-        // A type that no webhook subscribes to, or that is not in the catalogue: for webhooks with
-        // all events.
+        // No webhook lists this type. If it is not in the catalogue, webhooks with all events
+        // receive it. If it is in the catalogue, there is no webhook with all events, so nobody
+        // receives it.
         let wants = |webhook: &&Webhook| webhook.all_events && webhook.takes(event);
         self.webhooks
             .values()

@@ -118,7 +118,8 @@ impl Shared {
                 self.refuse(claimed.key, &error.chain(), Disposition::ContentRefused)
             }
             Finished::LeaseLost => Disposition::LeaseLost { retry_after },
-            // The handler has done its work: a retry would certainly repeat it.
+            // The event is handled, or has failed terminally and is dropped. Only the record is
+            // missing, and a retry would certainly run the handler again.
             Finished::StoreDown
                 if self.settings.store_failure == StoreFailure::HandleAnyway
                     && matches!(

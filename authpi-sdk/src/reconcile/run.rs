@@ -68,8 +68,9 @@ impl<'a> Passes<'a> {
                 return Ok(());
             }
             let nothing_new = self.report.progress.new_events() == new_before;
-            // The first pass may have taken long because of duplicates. The next one begins an
-            // overlap before the watermark.
+            // After the first pass, `nothing_new` is not enough: that pass may have read many
+            // duplicates and taken long. Later passes begin at the watermark minus the overlap, so
+            // they read little.
             self.report.caught_up =
                 settings.clock.since(now) < CLOSE_ENOUGH || (nothing_new && self.report.passes > 1);
             if self.report.caught_up || self.report.passes == MOST_PASSES {

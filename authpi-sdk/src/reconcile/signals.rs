@@ -74,7 +74,8 @@ impl Shared {
         if let Some(after) = after {
             call = call.after(after);
         }
-        // One page shows whether there are failed deliveries. The next check reads further ones.
+        // One page is enough to show whether there are failed deliveries since `after`. The others
+        // need not be listed: the run reads the event log.
         let newest = call
             .await?
             .items

@@ -225,7 +225,7 @@ impl Recording {
             body: text,
             answer: self.answer.clone(),
         };
-        // Maps with keys that are not strings are all that cannot be written; there are none.
+        // Writing fails only for a map whose keys are not strings, and this value has no such map.
         let mut json = serde_json::to_string_pretty(&wire).unwrap_or_default();
         json.push('\n');
         json

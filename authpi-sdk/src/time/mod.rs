@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 2);
         assert_eq!(after(Duration::from_secs(9)).await, Err(TimedOut));
         assert_eq!(started.elapsed().as_secs(), 3);
-        // A future that is always ready, except for the budget of its task.
+        // A future that never ends. Each iteration uses budget, moves the clock and yields.
         let busy = async {
             loop {
                 tokio::task::consume_budget().await;

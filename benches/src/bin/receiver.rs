@@ -380,9 +380,9 @@ async fn drive(server: &Serving, load: &Rc<[Vec<u8>]>) -> Round {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         connections.push(stream);
     }
-    // This process never sleeps. A server that had to wake it would pay for that with every
-    // response, in a virtual machine more than for all of its own work, and slower servers more
-    // often than faster ones.
+    // Keeps this process awake. Otherwise a response may have to wake it, and the server pays for
+    // that. In a virtual machine, this can cost more than all of the server's own work. It also
+    // happens more often with slower servers, which would distort the comparison.
     let awake = tokio::task::spawn_local(async {
         loop {
             tokio::task::yield_now().await;

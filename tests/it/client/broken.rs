@@ -405,7 +405,8 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
         ),
     ];
     for (body, secret, token) in cases {
-        // The guide's example has no envelope, the SDK requires one: both are accepted.
+        // AuthPI's guide shows the bare resource, AuthPI's own SDK an envelope. The client accepts
+        // both.
         for body in [
             format!(r#"{{"data":{body}}}"#),
             format!(r#"{{"data":{body},"new":1}}"#),

@@ -316,7 +316,8 @@ async fn a_webhook_whose_secret_is_in_the_store_is_adopted() -> Outcome {
         matches!(&adopted, Ensured::Updated(_, diff) if diff.members == ["metadata"]),
         "{adopted}"
     );
-    // From now on its mark identifies it, too.
+    // The update added the SDK's mark to the webhook's metadata, so it is recognized without the
+    // secret store, too.
     assert_eq!(adopted.endpoint().webhook.id, by_hand.webhook.id);
     assert!(matches!(
         client.webhooks().ensure(&spec(), &secrets).await?,
@@ -445,7 +446,7 @@ async fn a_replay_without_secrets_takes_no_kept_secrets_place() -> Outcome {
     let mut kept = StoredSecret::new("acc_1", "wh_1", jiff::Timestamp::from_millisecond(7)?);
     kept.secret = Some("whs_1".into());
     secrets.save("users", &kept).await?;
-    // The list does not show it at first, so the replica asks for it.
+    // The first list is empty, so `ensure` sends a create, and gets a replay without secrets.
     let _ = peer
         .client()
         .webhooks()

@@ -308,7 +308,8 @@ async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static s
             .delete(id)
             .await
             .map(|deleted| applied(deleted.applied)),
-        // Its timeout is the call's, unless set.
+        // By default, an attempt at a redelivery may take the whole timeout of the call, so it is
+        // set here.
         What::Redeliver => webhooks
             .redeliver(id, delivery)
             .attempt_timeout(attempt)

@@ -73,7 +73,8 @@ async fn half_a_surrogate_pair_in_a_list_is_read_as_a_replacement() -> Result<()
         (3, 0)
     );
 
-    // Unchanged members stay unchanged.
+    // In an event, a string is read with a replacement character, but the raw JSON of `data` stays
+    // as sent.
     let odd = EVENT
         .replace(r#""trace":"t""#, r#""trace":"t\ud83d""#)
         .replace(r#""n":"#, r#""\udc00":"\ud83d","n":"#);
@@ -295,7 +296,8 @@ async fn an_unreadable_webhook_stops_ensure_only_if_it_may_match() {
             ),
         }
     }
-    // It created nothing: another webhook with the same name and URL would replace it.
+    // `ensure` creates nothing: the unreadable webhook may be the one it looks for, and a new one
+    // would be a duplicate.
     let list = peer(page(WEBHOOK, WEBHOOK, &named(r#""users""#, "null"))).await;
     let error = list
         .client()

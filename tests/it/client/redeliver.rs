@@ -133,7 +133,7 @@ async fn an_old_failure_is_not_an_outcome_and_a_final_unknown_status_is() -> Res
         (done.total, done.succeeded, done.failed, done.unknown),
         (3, 1, 1, 1)
     );
-    // The response alone is a change, too.
+    // (0, 0, 0) is reported twice: the second time because the response to the POST has arrived.
     assert_eq!(reported, [(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 1, 1)]);
     Ok(())
 }

@@ -334,7 +334,8 @@ async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
         peer.asked()
     );
 
-    // So have the calls that are made on its behalf.
+    // A call's header is also sent with the requests that the SDK makes for that call (the
+    // account's lookup, lists).
     let trace = HeaderName::from_static("traceparent");
     let traced = |asked: &Asked| asked.header("traceparent") == Some("00-1");
     let (me, empty) = (ME, r#"{"data":[],"has_more":false,"next_cursor":null}"#);
@@ -615,8 +616,9 @@ async fn what_is_not_there_is_deleted_where_authpi_says_so_and_nobody_else() {
         "a gateway knows of no webhooks: {error}"
     );
 
-    // A deleted webhook that can still be read, and one that another caller has changed; also if an
-    // earlier process deleted it.
+    // After a 412, `delete` reads the webhook. If it is marked as deleted, that is a success; if
+    // not, another caller has changed it. This is the same after a lost response and at the first
+    // attempt.
     let deleted = WEBHOOK.replace(r#""events""#, r#""status":"deleted","events""#);
     for (seen, gone) in [(deleted.as_str(), true), (WEBHOOK, false)] {
         for before in [vec![broken()], vec![]] {

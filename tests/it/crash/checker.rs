@@ -356,8 +356,8 @@ mod tests {
             (3, 2, vec![])
         );
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
-        // Overtaken by a process that was killed, it resumed and found that its lease was lost: in
-        // time, or a moment too late.
+        // Process 1 took over process 0's event and was killed. Process 0 then reports that it lost
+        // its lease: before or after process 2 handles the event.
         let overtaken = [Effect(0, A), Dying(1, "leased".into()), Completed(0, A)];
         let (reported, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
         assert_eq!(
@@ -376,7 +376,8 @@ mod tests {
             ),
             ""
         );
-        // Stopped for longer than its lease, it reported it later.
+        // Process 0 was stopped for longer than its lease. It reports the lost lease only after
+        // process 1 has handled the event.
         assert_eq!(
             wrong(
                 Mode::Inbox,
@@ -422,7 +423,7 @@ mod tests {
             &[],
             "the ledger knew",
         );
-        // The lost lease of another process does not excuse it.
+        // Process 1 repeats a completed event. That process 2 lost its lease does not excuse this.
         let completed = [
             Acknowledged(A),
             Effect(0, A),

@@ -35,7 +35,8 @@ fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
         Mode::Inbox => &["leased", "handled", "completed"],
         Mode::InboxTx => &["leased", "in_transaction", "committed"],
     };
-    // Where a queue follows the ledger, and dead letters are in neither.
+    // Only with NATS: the ledger is updated first, then the queue, and dead letters are in a
+    // separate stream.
     let follows: &[_] = match store {
         Store::Nats(..) => &["given_up", "letter_kept", "unacknowledged"],
         _ => &[],

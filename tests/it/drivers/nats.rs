@@ -386,8 +386,8 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
     );
 }
 
-/// A killed server may have forgotten that it removed settled messages; they are then in the
-/// stream, and are never delivered.
+/// A killed server may have forgotten that it removed settled messages. They are then in the stream
+/// again, and the old consumer never delivers them.
 #[tokio::test]
 async fn an_event_forgotten_after_a_server_crash_is_delivered_again() {
     let (mut server, name) = (NatsServer::start().await, fresh_name());
@@ -417,7 +417,8 @@ async fn an_event_forgotten_after_a_server_crash_is_delivered_again() {
     until(|| "the inbox does not recover".to_owned(), back).await;
     for n in 1..4 {
         assert!(inbox.forget(&key(n)).await.unwrap());
-        // A duplicate, if the server has forgotten that it was settled: it is then delivered again.
+        // If the old message is still in the stream, this append is a duplicate of it, and the old
+        // message has to be delivered again.
         append(&inbox, n).await;
     }
     let mut done = Vec::new();
@@ -475,7 +476,8 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
             "{errors:?}"
         );
     }
-    // The ledger has recorded it. The message is delivered again, and acknowledged then.
+    // The ledger, which is not paused, records the completion. Its message cannot be acknowledged
+    // now; that happens when it is delivered again.
     assert_eq!(
         inbox
             .complete(&event.key, event.token, Completion::Handled)
@@ -492,7 +494,8 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
 
     let again = || async { inbox.append(&key(21), DIGEST, None, body(21)).await.ok() };
     until(|| "the inbox does not recover".to_owned(), again).await;
-    // The state of unacknowledged ones is unknown, but each is stored at most once, and complete.
+    // An append without a response may or may not be stored. Event 21 must be found, event 0 must
+    // not be handled again, none may appear twice, and nothing else may appear.
     let mut done = work_off(&inbox).await;
     done.sort_unstable();
     assert!(
@@ -500,8 +503,10 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
             && !done.contains(&key(0).event_id().to_owned()),
         "{done:?}"
     );
-    done.dedup();
-    assert!(done.iter().all(|id| ids(1..=21).contains(id)), "{done:?}");
+    assert!(
+        done.is_sorted_by(|one, next| one < next) && done.iter().all(|id| ids(1..=21).contains(id)),
+        "{done:?}"
+    );
 }
 
 /// A proxy between a client and the server that ends a connection in the middle of a response, on
@@ -608,7 +613,8 @@ async fn what_the_ledger_was_told_and_the_stream_was_not_is_made_good() {
         .unwrap();
     append(&crashes, 0).await;
     append(&crashes, 1).await;
-    // The process dies between the two.
+    // For both events, the process dies after the update of the ledger and before that of the
+    // stream.
     let first = leased(&crashes, LEASE).await;
     let ended = ledger
         .complete(&first.key, first.token, Completion::Handled)
@@ -914,7 +920,6 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
         .await
         .unwrap();
     for n in 0..20 {
-        // Some have gone in between.
         let endpoint = if n % 3 == 0 { "others" } else { "users" };
         let key = EventKey::new(endpoint, n.to_string());
         let Claim::Granted { token, .. } = inbox.claim(&key, DIGEST, LEASE).await.unwrap() else {
@@ -928,6 +933,7 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
             inbox.complete(&key, token, dead).await.unwrap(),
             LeaseStatus::Held
         );
+        // Some dead letters are removed, so that the stream has gaps.
         if n % 4 == 1 {
             assert!(inbox.forget(&key).await.unwrap());
         }
@@ -1409,7 +1415,8 @@ async fn a_connection_to_a_server_without_jetstream_is_given_up() {
         (error.kind() == LedgerErrorKind::CannotWrite).then_some(())
     };
     until(|| "the other server is not asked".to_owned(), refused).await;
-    // The worker continues, and only the inbox closes the connection.
+    // The other server still runs, and switching the address closes no connection: the inbox must
+    // give up its connection itself.
     address.switch(server.address());
     let back = || async { inbox.append(&key(1), DIGEST, None, body(1)).await.ok() };
     until(|| "the inbox does not recover".to_owned(), back).await;
@@ -1574,7 +1581,8 @@ async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
         .unwrap();
     append(&inbox, 0).await;
     append(&inbox, 1).await;
-    // Given back for longer each time, and not immediately.
+    // Each time the ledger fails to claim an event, its message returns to the stream with a longer
+    // delay.
     let tried_often = || async {
         assert!(!matches!(
             inbox.lease_next("users", LEASE).await,

@@ -733,7 +733,7 @@ async fn a_timed_out_operation_is_cancelled_at_the_server_and_leases_nothing() {
         ledger.lease_next("users", LEASE).await.is_err(),
         "leased while the table was locked"
     );
-    // It would wait for as long as the lock is held.
+    // If the server did not cancel the statement, it would wait until the lock is released.
     let third = tokio::sync::Mutex::new(server.connection().await.unwrap());
     let ended = || async {
         let look =

@@ -41,7 +41,7 @@ async fn grow_older(node: &mut MultiplexedConnection, prefix: &str, by: Duration
     for key in keys(node, prefix).await {
         let left: i64 = cmd("PTTL").arg(&key).query_async(node).await.unwrap();
         assert!(left != -1, "a record without an end");
-        // If that is in the past, it is deleted.
+        // If the remaining time is negative, PEXPIRE deletes the key.
         let left = left - i64::try_from(by.as_millis()).unwrap();
         cmd("PEXPIRE")
             .arg(&key)
@@ -259,7 +259,8 @@ async fn a_connection_that_the_server_ends_is_made_anew() {
         .await
         .unwrap();
     assert_eq!(ended, 1);
-    // Including the operation that meets it, since a repeated claim has no further effect.
+    // Even the claim that finds the connection closed succeeds: it is repeated on a new connection,
+    // since a repeated claim has no further effect.
     assert_eq!(
         ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
         Claim::Handled {
@@ -565,7 +566,7 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced() {
             .unwrap();
         let token = granted(&ledger, 0).await;
 
-        // The address still leads to it.
+        // The old server can no longer serve, but the address still leads to it.
         tell(&old, fault).await;
         for _ in 0..3 {
             let error = ledger.claim(&key(1), DIGEST, LEASE).await.unwrap_err();
@@ -722,7 +723,7 @@ async fn one_node_of_a_cluster_and_a_replica_are_refused_at_connect() {
             chain(&error)
         );
     }
-    // Also if it does not know HELLO.
+    // A replica is refused, even if it does not know the command HELLO.
     for settings in [&[][..], &["--rename-command", "HELLO", ""]] {
         let server = RedisServer::start_with(settings).await;
         Redis::connect(&server.url()).await.unwrap();
@@ -789,7 +790,7 @@ async fn a_user_who_lacks_a_command_that_any_step_needs_is_refused_at_connect() 
             chain(&error)
         );
     }
-    // Nor may it write under other keys.
+    // A user who may not use keys with the ledger's prefix is refused, too.
     allow(&NEEDED).await;
     let error = Redis::options()
         .prefix("other:")

@@ -125,7 +125,8 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
                 other => panic!("{other} {n}"),
             }
         }
-        // Both or neither, also for those without a response.
+        // Each event in `sold` is also handled, even if the process was killed before it reported
+        // that.
         for id in sold
             .iter()
             .filter(|id| id.parse::<usize>().unwrap() >= first)

@@ -111,7 +111,7 @@ async fn a_burst_waits_until_it_is_complete() {
     assert_eq!(setting.endpoint.received().len(), 0);
     setting.trigger().await;
     setting.endpoint.until(3).await;
-    // An incomplete one ends when the plan is cleared.
+    // The deliveries of an incomplete burst are sent when the plan is cleared.
     setting.trigger().await;
     setting.authpi.emulator.faults().clear();
     setting.authpi.emulator.deliveries_settled().await;

@@ -172,7 +172,8 @@ async fn credentials_are_checked_before_a_body_is_read() {
             400,
             "invalid_request",
         ),
-        // And then the amount of data to read.
+        // After the headers, the announced length is checked: one byte more than the limit is
+        // refused before the body is read.
         (
             "POST",
             format!("{account}/webhooks"),

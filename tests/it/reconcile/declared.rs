@@ -87,8 +87,8 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
     let (handled, secrets) = (Handled::default(), MemorySecretStore::new());
     let receiver = receiver(&handled);
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
-    // With the default overlap, every sign in this short test would be recent, and each run would
-    // read the log anyway.
+    // A sign of a missed event makes runs read the log until the sign is older than the overlap.
+    // With the default overlap, every run of this short test would read it.
     let reconcile = of(&client, &receiver, &spec)
         .overlap(std::time::Duration::ZERO)
         .only_if_missed()

@@ -89,13 +89,14 @@ async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() 
     let handled = Handled::default();
     // Shorter than that of an event.
     let lease = Duration::from_secs(10);
-    // Its own runtime, which ends like a process: nothing is released.
     let (died, has_died) = oneshot::channel();
     let dying = reconcile(&log, &gated(&ledger, &gate))
         .lease(lease)
         .build()
         .unwrap();
     let came = Arc::clone(&gate.came);
+    // The dying replica has a runtime of its own. The runtime is forgotten and not dropped, so the
+    // lease is not released, as if the process had been killed.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -94,7 +94,8 @@ async fn a_killed_process_leaves_the_rest_to_the_next() {
                     Some((turn, count)) if *turn == number => *count += 1,
                     _ => turns.push((number, 1)),
                 }
-                // Lines that it had written before it was killed follow.
+                // Lines that a killed process had written may still arrive. It is then no longer in
+                // `alive`.
                 if turns.last().is_some_and(|(_, count)| *count == LIFE)
                     && let Some(mut killed) = alive.remove(&number)
                 {

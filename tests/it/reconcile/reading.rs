@@ -199,7 +199,8 @@ async fn what_is_read_again_is_a_duplicate_and_what_came_late_is_found() {
     assert_eq!(report.watermark, Some(at(3 * HOUR)));
     assert_eq!(handled.take(), ["evt_1", "evt_3"]);
 
-    // One that is in the log after later ones, one at the edge of the overlap, one that is new.
+    // In this order: one that enters the log late, one at the edge of the overlap, one just before
+    // the overlap (not read), and a new one.
     log.reported().events.extend([
         event("evt_2", at(3 * HOUR - 1), "user.created", "usr_1"),
         event("evt_edge", at(2 * HOUR), "user.created", "usr_1"),
@@ -609,7 +610,8 @@ async fn forgotten_events_are_not_handled_again_with_a_lost_or_stale_watermark()
             .not_read_before,
         None
     );
-    // With `since` it is read anyway.
+    // With `since`, the old part of the log is read anyway, and the forgotten event is handled
+    // again.
     let report = caught_up(
         &with(MemoryWatermark::new())
             .since(created())

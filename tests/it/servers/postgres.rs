@@ -33,7 +33,7 @@ impl PostgresServer {
     }
 
     pub(crate) async fn start() -> Self {
-        // Its data must survive its own end, but no power loss.
+        // The data must survive a crash of the server, but need not survive a power loss.
         Self::start_with(&["-c", "fsync=off"]).await
     }
 

@@ -82,7 +82,8 @@ impl RedisServer {
             || format!("redis-server does not answer: {}", log(&self.folder)),
             || async {
                 match self.connection().await {
-                    // Until it has read its data, it accepts connections but responds only to this.
+                    // While Redis loads its data, it accepts connections but answers PING with an
+                    // error.
                     Ok(mut connection) => cmd("PING")
                         .exec_async(&mut connection)
                         .await

@@ -294,7 +294,7 @@ async fn unconfirmed_clock() {
 /// Events that are too old, unreadable or failed terminally: without and with dead letters.
 async fn events_without_a_handler_call() {
     let receiver = inline("forgetful", Memory::new()).build().unwrap();
-    // It confirms the clock.
+    // A recent delivery confirms the clock. Without one, the old event would not count as too old.
     deliver(&receiver, "recent").await;
     receiver.receive(old()).await;
     receiver.receive(unreadable()).await;

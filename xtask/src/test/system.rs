@@ -89,7 +89,7 @@ const SERVERS: [Server; 4] = [
         program: "redis-server",
         check: "command -v redis-server",
         package: "redis-server",
-        // The stream is tested over ledgers in Redis and in Postgres.
+        // The tests of the NATS inbox use ledgers in Redis and in Postgres.
         tests: &[
             "drivers::redis::",
             "drivers::nats::",

@@ -286,7 +286,7 @@ impl Sender {
                 return Ok(());
             };
             sleep(*delay).await;
-            // By an attempt that the page requested.
+            // Meanwhile, a resend from the inspector's page may have succeeded.
             if tracked.has_succeeded() {
                 return Ok(());
             }
@@ -325,7 +325,7 @@ impl Sender {
         if let Some(folder) = &self.record {
             let mut recording = Recording::new(&headers, body.clone());
             recording.answer = answer;
-            // It stops nothing.
+            // If the recording cannot be saved, deliveries continue.
             if let Err(error) = recordings::save(folder, &recording, Some(&event.id)) {
                 self.output
                     .note(&format!("cannot record into {}: {error}", folder.display()));

@@ -133,7 +133,8 @@ mod tests {
         ] {
             assert!(!holds(patch.as_input(), &webhook()), "{patch:?}");
         }
-        // A different token looks the same.
+        // A webhook does not show its bearer token, so a patch that sets the caller's own token
+        // never counts as found.
         let bearer = |auth: &str| {
             let webhook = serde_json::to_string(&webhook()).unwrap();
             let auth = webhook.replace(

@@ -401,8 +401,8 @@ impl ToRequest for DeleteWebhook {
         if refused.says_there_is_none() {
             return gone;
         }
-        // A 412 counts even at the first attempt: a deleted webhook may still be readable, with
-        // another ETag than the known one.
+        // After a 412, checks whether the webhook is deleted, even if this was the first attempt: a
+        // deleted webhook may still be readable, with another ETag than the caller's.
         if !(refused.is_precondition_failed() || look.fate_unknown && refused.is_not_found()) {
             return Err(refused);
         }
@@ -548,7 +548,8 @@ fn without_secrets(auth: WithSecrets) -> WebhookAuth {
                 })?;
                 serde_json::from_str(&serde_json::to_string(&kept)?)
             };
-            // It was an object with a `type` before.
+            // This does not fail: the value was read as an object with a `type`, and only its
+            // secret members were removed.
             read().unwrap_or_else(|_: serde_json::Error| WebhookAuth::None(NoneAuth::default()))
         }
     }

@@ -160,8 +160,9 @@ async fn ensure<S: SecretStore>(
             match work.make(&Purpose::default(), generation).await? {
                 Made::Gone => {
                     generation += 1;
-                    // Webhooks of earlier runs are skipped without a round. Rounds limit how often
-                    // a webhook of this run may disappear.
+                    // AuthPI replayed the creation of a webhook that no longer exists. Until this
+                    // run has created a webhook, trying the next key does not use up a round. After
+                    // that it does, so that a webhook that keeps disappearing ends the run.
                     if created.is_some() {
                         rest(&mut round).await;
                     }

@@ -257,7 +257,8 @@ impl<S: SecretStore> Rotation<'_, S> {
             // It was changed since.
             match there(&self.webhooks, old.id()).await? {
                 Some(got) => old.got = got,
-                // `retire` also sets an expiry for its secret.
+                // It no longer exists. The next `retire`, without an ETag, succeeds and lets its
+                // stored secret expire.
                 None => old.got.etag = None,
             }
         }

@@ -144,8 +144,8 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
     }
     let answer = match call.clone().await {
         Ok(answered) => Some(answered.value),
-        // AuthPI may wait for every attempt, longer than this client or a gateway waits, and still
-        // be working on it.
+        // The call failed, but AuthPI may still be sending: it may answer only after every attempt,
+        // which can take longer than this client or a gateway waits.
         Err(error) if may_be_under_way(&error) => {
             tracing::debug!(%error, "unknown whether deliveries are being sent again; tracking them");
             None
@@ -217,7 +217,8 @@ impl Followed {
             .items();
         while let Some(delivery) = failed.next().await {
             let delivery = delivery?;
-            // Filtered here too, since the filter's value is assumed.
+            // Checked here too: AuthPI does not document the values of the `status` filter, so the
+            // filter may not work.
             if delivery.status == DeliveryStatus::Failed {
                 let (created_at, attempts_before) = (delivery.created_at, delivery.attempt_count);
                 all.insert(

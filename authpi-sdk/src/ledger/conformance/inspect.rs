@@ -345,7 +345,7 @@ pub async fn looking_changes_nothing<H: InspectorHarness>(harness: &H) {
     for _ in 0..2 {
         inspector.get(&key("held")).await.expect("get");
         inspector.get(&key("unknown")).await.expect("get");
-        // An error if the store keeps none.
+        // The result is ignored: it is an error if the store keeps no dead letters.
         let _ = inspector.dead_letter(&key("held")).await;
         inspector.endpoints().await.expect("endpoints");
         all(&inspector, &Filter::new(ENDPOINT)).await;

@@ -59,7 +59,8 @@ impl Letters {
                 .publish_with_headers(subject.clone(), headers, letter.body.clone())
                 .await;
             match sent {
-                // A body that barely fitted into its first message.
+                // The body barely fitted into the event's message, and does not fit with these
+                // headers: tries without the reason.
                 Err(error)
                     if error.kind() == PublishErrorKind::MaxPayloadExceeded
                         && !reason.is_empty() =>
@@ -203,7 +204,8 @@ impl<L: Ledger> Nats<L> {
                 .await?;
             let Some(next) = next else { break };
             from = next.sequence + 1;
-            // If the previous one is gone, its time shows how far the list was read.
+            // If the letter `after` is gone or was replaced, its position is unknown: letters that
+            // are not newer than it are skipped.
             letters.extend(
                 read(next).filter(|letter| read_to.is_none_or(|read_to| letter.died_at > read_to)),
             );
@@ -233,8 +235,8 @@ impl<L: Ledger> Nats<L> {
         let digest = Event::from_json(body.clone())
             .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw_bytes()));
         // An earlier call may already have published the event, so a record is only forgotten if it
-        // is dead, or was created by this call. With any other record, one more message does no
-        // harm, since the ledger decides.
+        // is dead, or was created by this call. For a handled event, nothing is published. With any
+        // other record, one more message does no harm, since the ledger decides.
         let handled = match self.ledger().claim(key, digest, self.limit()).await? {
             Claim::Handled { .. } => true,
             Claim::Granted { token, .. } if token.attempt > 1 => {

@@ -299,7 +299,8 @@ impl<L: Inspector> NatsInspector<L> {
     /// Adds what the streams know to a record of the ledger.
     async fn complete(&self, mut view: RecordView) -> Result<RecordView, InspectError> {
         match view.state {
-            // The body is in the message, which has no index.
+            // If the ledger has no body, the stream may have it. A message cannot be looked up by
+            // its event, so this is unknown (`None`).
             RecordState::Pending | RecordState::Claimed => {
                 view.body_kept = view.body_kept.filter(|kept| *kept);
             }
@@ -511,7 +512,8 @@ impl<L: Inspector> Inspector for NatsInspector<L> {
         let dead = self
             .subjects(&letters.name, &names.letters("*", "*"))
             .await?;
-        // The prefix, and a dot for the event.
+        // `{prefix}.dead..`, of which the last dot is cut off: it comes between the endpoint and
+        // the event.
         let begin = names.letters("", "");
         let begin = &begin[..begin.len() - 1];
         let tokens: BTreeSet<&str> = dead

@@ -495,9 +495,9 @@ impl<L: Ledger> Ledger for Nats<L> {
         let ticket = self.in_flight().ticket(key, token);
         let mut kept = false;
         // If this process holds the event's message, the stream delivers it again while its dead
-        // letter is missing. If not, the dead letter is written before the ledger's completion:
-        // after a crash in between, the event would be dead in the ledger without a dead letter,
-        // and so lost. On a repeated call, the lease is lost and the letter exists.
+        // letter is missing. If not, the dead letter is written before the ledger's completion. In
+        // the other order, a crash in between would leave the event dead in the ledger without a
+        // dead letter, and so lost. On a repeated call, the lease is lost and the letter exists.
         if let (None, Some((reason, body))) = (&ticket, &letter)
             && self.ledger().renew(key, token, LETTER_WITHIN).await? == LeaseStatus::Held
         {

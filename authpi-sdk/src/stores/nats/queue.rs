@@ -297,9 +297,10 @@ impl Queue {
     ///
     /// A server that was killed may have lost half of a settlement: a message is in the stream
     /// again, but its consumer does not deliver it; or it is gone, but its consumer waits for it
-    /// forever. So a consumer lives no longer than its server, whose id is in its name. The next
-    /// one delivers everything in the stream, and the ledger knows which events are finished. In a
-    /// cluster, the connected server need not be the consumer's, so the consumer stays.
+    /// forever. So a consumer lives no longer than its server, whose id is in the consumer's
+    /// description. The next one delivers everything in the stream, and the ledger knows which
+    /// events are finished. In a cluster, the connected server need not be the consumer's, so the
+    /// consumer stays.
     async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
         if self.known().get(&(self.server(), name.to_owned())) == Some(&true) {
             return Ok(false);
@@ -311,8 +312,9 @@ impl Queue {
         };
         // Read after the response, so that it is the server that sent the response.
         let server = self.server();
-        // Once per server: processes that are connected to several servers (leaf nodes) of one
-        // JetStream must not keep removing each other's consumers.
+        // This process removes a consumer of another server only at its first look since it
+        // connected to this server. Otherwise, processes that are connected to different servers
+        // (leaf nodes) of one JetStream would keep removing each other's consumers.
         let looked_at = self
             .known()
             .contains_key(&(server.clone(), name.to_owned()));

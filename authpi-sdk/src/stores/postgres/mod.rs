@@ -612,7 +612,8 @@ impl Inbox for Postgres {
                 NextEvent::Empty {
                     due_in: Some(Duration::ZERO),
                 } if !woken => {}
-                // It has become due since, or another worker is leasing it.
+                // The time until the next event. If it is zero, an event has become due since the
+                // wake statement, or another worker is leasing the one that is due.
                 NextEvent::Empty {
                     due_in: Some(due_in),
                 } => {

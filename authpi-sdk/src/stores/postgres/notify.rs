@@ -166,7 +166,8 @@ async fn listen(shared: Weak<Shared>) {
         if begun.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
-        // The first time, and when it persists.
+        // Logged for the first failure, and for a failure after an attempt that lasted longer than
+        // `PAUSES.1`; not for quick retries.
         if pause == PAUSES.0 {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,

@@ -37,8 +37,9 @@ async fn proven(ledger: Postgres) -> Result<Postgres, LedgerError> {
     };
     probe_ledger(&ledger).await.map_err(unproven)?;
     match probe_inbox(&ledger).await {
-        // It has the privileges of a ledger, so it lacks the one for the sequence. That is enough
-        // for an inline receiver; appends and health probes of an inbox report it.
+        // The role passed the ledger's probe, so it lacks only the privilege for the sequence
+        // `authpi_positions`. That is enough for an inline receiver; appends and health probes of
+        // an inbox report it.
         Err(error) if is_without_right(&error) => {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,

@@ -99,8 +99,8 @@ impl Transactional for Postgres {
         key: &EventKey,
         token: Token,
     ) -> Result<LeaseStatus, LedgerError> {
-        // From here on it is closed if it is dropped before the end: the outstanding request may be
-        // the commit.
+        // From here on, the connection is closed if this future is dropped before its end: the
+        // outstanding request may be the commit, so no rollback is tried.
         let _permit = mem::take(&mut transaction.permit);
         let mut connection = transaction.connection.take();
         transaction.open = false;
@@ -117,8 +117,8 @@ impl Transactional for Postgres {
                 Ok(None) => Ok(LeaseStatus::Lost),
                 Err(error) => Err(error),
             };
-            // If this fails, the connection is closed, and the server rolls back what it has not
-            // committed.
+            // The connection is reused only after a commit or a rollback. Otherwise it is closed,
+            // and the server rolls back what it has not committed.
             let is_of_use = !ended.as_ref().is_err_and(is_of_no_use_after);
             if is_of_use
                 && (matches!(ended, Ok(LeaseStatus::Held))

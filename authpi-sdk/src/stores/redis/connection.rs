@@ -126,7 +126,8 @@ impl RedisConnection {
                 let mut link = self.shared.link();
                 match &*link {
                     Link::Up(up) => return Ok(up.clone()),
-                    // It ends without a result if its runtime ends.
+                    // A finished task while the link is still `Connecting` has lost its runtime;
+                    // the next arm starts another.
                     Link::Connecting { failed, task } if !task.is_finished() => failed.clone(),
                     Link::Connecting { .. } | Link::Down => {
                         let (sender, failed) = watch::channel(None);

@@ -223,7 +223,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             }
         };
         self.step(OPEN, true, set).await?;
-        // Its expiry might otherwise be persisted.
+        // Removes the key now. Otherwise it would expire later, and the server would write that to
+        // its file.
         self.forget(&key).await.map(drop)
     }
 

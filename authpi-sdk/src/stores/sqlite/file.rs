@@ -21,7 +21,8 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     if path.as_os_str().is_empty() || path == Path::new(":memory:") {
         return Err(OpenError::KeepsNothing);
     }
-    // SQLite reads a URI; it is checked afterwards.
+    // A URI is left to SQLite, which creates the file. `OpenFile::of` checks later that the
+    // database is kept in a file.
     if path.as_os_str().as_encoded_bytes().starts_with(b"file:") {
         return Ok(());
     }

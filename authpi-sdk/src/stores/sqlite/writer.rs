@@ -243,7 +243,8 @@ async fn commit(
     key: &EventKey,
     token: Token,
 ) -> Result<LeaseStatus, Failure> {
-    // Fails if the handler's transaction has ended. Otherwise only the completion would take place.
+    // Fails if the handler's transaction has already ended. Without this check, the completion
+    // would be written on its own, outside of that transaction.
     execute(UNMARK, &mut records.connection)
         .await
         .map_err(|cause| Ended { cause })?;

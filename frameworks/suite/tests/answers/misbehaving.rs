@@ -122,7 +122,8 @@ async fn a_sender_that_hangs_up_later_interrupts_nothing<S: Server>(
         "another delivery meanwhile",
     );
     gate.go.add_permits(1);
-    // While the first one is in progress, there is no room for it.
+    // A redelivery is refused until the handler of the first delivery has ended, so this repeats
+    // it.
     let redelivery = async {
         loop {
             let answer = send(server.address(), &Sent::created("evt_1")).await;

@@ -37,7 +37,7 @@ async fn assert_verified(server: &impl Server) {
         "clock-unsure",
         "the first delivery is old",
     );
-    // Twice, since there is no ledger.
+    // A second delivery of the same event is accepted too, since there is no ledger.
     for _ in 0..2 {
         let answer = send(server.address(), &Sent::created("evt_1"))
             .await

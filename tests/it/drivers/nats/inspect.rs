@@ -135,7 +135,7 @@ async fn a_user_that_may_only_read_sees_everything_and_takes_nothing() {
     for n in 0..5 {
         append(&inbox, n).await;
     }
-    // Their names are too long for a subject.
+    // Two endpoints whose escaped names are too long for a subject, which has their hashes instead.
     let [odd, dead] = ["é", "è"].map(|letter| letter.repeat(50));
     let waits = EventKey::new(&*odd, "1");
     let stored = inbox.append(&waits, DIGEST, None, body(1)).await;

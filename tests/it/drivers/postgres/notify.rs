@@ -117,7 +117,7 @@ async fn an_append_wakes_the_workers_of_another_process_at_once() {
         append(&appending, n).await;
         assert_eq!(woken.next().await, format!("evt_{n}"));
     }
-    // And those of its own, although they need no notification.
+    // The ledger's own appends wake its workers, too, although they need no notification.
     append(&waiting, 5).await;
     assert_eq!(woken.next().await, "evt_5");
 }

@@ -206,8 +206,8 @@ async fn copies_of_an_event_that_is_being_handled_hold_no_permit() {
     };
     deliver_one(0);
     assert_eq!(next(&mut starts).await, "evt_0");
-    // One of them would wait for the first while holding the second permit, if it did not return
-    // it.
+    // A copy of evt_0 must return its permit before it waits for the first delivery. Otherwise it
+    // would hold the second permit, and evt_1 could not start.
     (0..3).for_each(|_| deliver_one(0));
     deliver_one(1);
     assert_eq!(next(&mut starts).await, "evt_1");

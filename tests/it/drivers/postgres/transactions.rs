@@ -268,7 +268,8 @@ async fn savepoints_can_be_had_and_one_left_open_is_part_of_the_commit() {
 async fn of_a_stale_token_nothing_is_kept_and_a_token_commits_once() {
     let mut shop = Shop::over(of_one(PostgresServer::shared().await.options())).await;
     let seller = shop.seller();
-    // Forgotten, taken over by another, failed terminally, and already completed.
+    // The event was forgotten, taken over by another worker, failed terminally, already handled, or
+    // put back to pending.
     for (n, spoil) in [
         "DELETE FROM {t}ledger",
         "UPDATE {t}ledger SET nonce = nonce + 1",

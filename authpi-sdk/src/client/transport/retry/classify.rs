@@ -141,7 +141,7 @@ mod tests {
                 );
             }
         }
-        // A 4xx is not transient because its body says so.
+        // A 422 is not retried, even if its body says that it is retryable.
         assert_eq!(
             passes(true, &refused(422, None, r#"{"retryable":true}"#)),
             None

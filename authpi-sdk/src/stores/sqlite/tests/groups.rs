@@ -292,7 +292,8 @@ async fn callers_cancelled_at_any_point_change_nothing_for_the_others() {
                     };
                     assert_eq!(held.unwrap(), LeaseStatus::Held);
                 };
-                // Whether it ended or not, a part of it took effect.
+                // The time limit may cancel this before, between or during its operations: none,
+                // some or all of them take effect.
                 let _ = tokio::time::timeout(limit, all).await;
             }
         });

@@ -377,7 +377,7 @@ async fn many_handlers_at_once_write_one_after_another_and_all_of_it_is_there() 
                 .execute(&mut *transaction)
                 .await
                 .unwrap();
-            // Every fourth is dropped before it is counted.
+            // Every fourth transaction is dropped instead of committed, so its increment is undone.
             if n % 4 != 0 {
                 assert_eq!(
                     ledger.commit(transaction, &key(n), token).await.unwrap(),
