@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     Router,
-    body::{Bytes, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
@@ -138,7 +138,8 @@ async fn gateway(State(lambda): State<Lambda>, request: Request) -> Response {
         .collect::<Vec<_>>()
         .into_iter()
         .collect();
-    let body = response["body"].as_str().unwrap_or_default().to_owned();
+    // Not a `String`, for which axum would add a content type.
+    let body = Body::from(response["body"].as_str().unwrap_or_default().to_owned());
     (StatusCode::from_u16(status).unwrap(), headers, body).into_response()
 }
 
