@@ -66,12 +66,13 @@ impl Connect {
                 Profiles::load()?.active().unwrap_or_default(),
             ],
         };
-        // A key's id and its secret come from the same source.
         let given_secret = self
             .key_secret_file
             .as_deref()
             .map(secret::read)
             .transpose()?;
+        // Without options, a key's id and its secret come from the same source. With --key-id but no
+        // --key-secret-file, the secret comes from the first source.
         let key = sources.iter().find(|source| source.key_id.is_some());
         let key_id = self
             .key_id

@@ -828,7 +828,8 @@ async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
         .unwrap();
     assert_answer(&keeping, recent, "handled").await;
     assert_answer(&keeping, signed(guide), "dead-letter").await;
-    // So does the store's clock.
+    // A store's clock that differs by less than an hour confirms the clock, too, without a recent
+    // signature.
     let server_time = Some(clock.now() + jiff::SignedDuration::from_mins(59));
     let ledger = Keeping {
         server_time,

@@ -158,7 +158,8 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
             "HTTP/1.1 503 Service Unavailable"
         );
     }
-    // A poll takes a permit for a moment.
+    // Only the first delivery keeps a permit. Each of the waiting copies takes one for a moment
+    // whenever it claims again.
     within(async {
         while receiver.health().await.in_flight != 1 {
             tokio::task::yield_now().await;

@@ -479,7 +479,8 @@ async fn the_effect_repeats_after_two_failed_completions_not_after_one() {
             first,
             "{stumbles} failures"
         );
-        // The ledger's clock advances: the lease expires.
+        // The ledger uses real time, which tokio's paused clock does not stop, so its lease of 1 ms
+        // expires.
         while deliver(&receiver, &created()).await != 200 {}
         assert_eq!(shop.sold().len(), sold, "{stumbles} failures");
     }

@@ -68,7 +68,7 @@ impl<'a> Passes<'a> {
                 return Ok(());
             }
             let nothing_new = self.report.progress.new_events() == new_before;
-            // After the first pass, `nothing_new` is not enough: that pass may have read many
+            // `nothing_new` does not count for the first pass: that pass may have read many
             // duplicates and taken long. Later passes begin at the watermark minus the overlap, so
             // they read little.
             self.report.caught_up =

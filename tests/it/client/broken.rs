@@ -62,7 +62,8 @@ async fn a_timeout_is_reported_as_one_that_may_have_run() {
                 .timeout(limit)
                 .await
                 .unwrap_err();
-            // The client's own is 20 s.
+            // For the two short limits, this is less than the client's own timeout of 20 s, so it
+            // fails if the call's timeout is ignored.
             assert!(
                 begin.elapsed() < limit + Duration::from_secs(14),
                 "the deadline was not kept"

@@ -513,7 +513,8 @@ async fn a_412_after_a_lost_answer_is_ours_only_if_the_change_is_there() {
         "{error:?}"
     );
     assert_eq!(peer.asked().len(), 1);
-    // A deleted webhook is not the changed one.
+    // If the check does not find the webhook either, the change does not count as made: the 404 is
+    // returned.
     let gone = Reply::json(404, NOT_FOUND);
     let peer = Peer::in_turn([broken(), gone.clone(), gone]).await;
     let error = client(&peer)

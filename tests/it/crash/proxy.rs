@@ -40,7 +40,8 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let proxy = accepting.clone();
-                // Each side sees the end of the other.
+                // The result is ignored: when this ends, both connections are closed, so client and
+                // server notice it.
                 tokio::spawn(async move { proxy.connect(client).await });
             }
         });

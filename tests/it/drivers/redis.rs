@@ -234,7 +234,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
         until(|| "the ledger does not recover".to_owned(), completed).await,
         LeaseStatus::Held
     );
-    // The state of operations without a response is unknown; nothing else is.
+    // A claim that got no response may or may not have taken effect.
     for n in 1..=40 {
         assert!(matches!(
             answered(&patient, n).await,
@@ -593,7 +593,8 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced() {
                     .is_err(),
                 "{code}"
             );
-            // A server that runs out of memory may delete keys.
+            // A server that is out of memory (OOM) still accepts DEL, so only then does `forget`
+            // succeed.
             assert_eq!(
                 ledger.forget(&key(0)).await.is_err(),
                 code != "OOM",

@@ -77,8 +77,9 @@ async fn limits_and_the_status_of_webhooks_continue() {
     assert_eq!((events.len(), deliveries.len()), (4, 2));
     second.emulator.stop().await;
 
-    // With `keep(1)`, the newest event and the newest delivery are kept. The delivery's event stays
-    // out of the log even if the file has it.
+    // With `keep(1)`, the newest event and the newest delivery are kept. The delivery is of an
+    // older event: the file keeps that event for the delivery, but it does not come back into the
+    // log.
     let third = at_noon(builder().keep(1), &state).await;
     third.emulator.stop().await;
     let fourth = at_noon(builder(), &state).await;

@@ -237,7 +237,8 @@ impl<'a> Reader<'a> {
             return self.combined(schema, place, hint);
         }
         if let Some(constant) = members.get("const") {
-            // In an object it is a constant member; elsewhere it is text with one known value.
+            // Constant properties of an object are handled where its members are read. Anywhere
+            // else, a constant is read as plain text; its value is not kept.
             return constant
                 .is_string()
                 .then(|| Shape::Text.into())

@@ -136,7 +136,7 @@ pub(crate) fn exchange<T>(
             Err(_elapsed) => {
                 Err(Error::new(Kind::Timeout { connecting: false }, true).answered(answer))
             }
-            // For a refusal, the status is enough, even if the body was cut off or does not end.
+            // For a refusal, the status is enough, even if the body was cut off or is too large.
             Ok(_) if !answer.status.is_success() => Err(Error::refused(answer)),
             Ok(End::Broken(error)) => Err(not_exchanged(error).answered(answer)),
             Ok(End::TooLarge) => Err(Error::too_large(answer)),

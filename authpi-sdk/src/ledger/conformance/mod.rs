@@ -835,7 +835,8 @@ impl History {
         harness.advance(ledger, by).await;
         self.now += by;
         for at in 0..3 {
-            // A claim makes sure that the record is gone, not only about to be pruned.
+            // The store may not have pruned the old record yet. A claim puts a new record in its
+            // place, so that the store and the model agree again.
             if self.records[at].take().is_some() {
                 self.claim(ledger, at, &key(["one", "two", "three"][at]))
                     .await;

@@ -497,7 +497,9 @@ impl<L: Ledger> Ledger for Nats<L> {
         // If this process holds the event's message, the stream delivers it again while its dead
         // letter is missing. If not, the dead letter is written before the ledger's completion. In
         // the other order, a crash in between would leave the event dead in the ledger without a
-        // dead letter, and so lost. On a repeated call, the lease is lost and the letter exists.
+        // dead letter, and so lost. If this call repeats one that succeeded, `renew` returns
+        // `Lost`, so this block is skipped. The block below keeps the letter again, in place of the
+        // first one.
         if let (None, Some((reason, body))) = (&ticket, &letter)
             && self.ledger().renew(key, token, LETTER_WITHIN).await? == LeaseStatus::Held
         {

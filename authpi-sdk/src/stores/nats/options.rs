@@ -321,8 +321,8 @@ impl NatsOptions {
             description: Some("AuthPI's events that are still to be handled".into()),
             subjects: vec![names.events("*")],
             retention: RetentionPolicy::WorkQueue,
-            // Acknowledged events are never dropped, neither for newer ones nor because of their
-            // age.
+            // AuthPI does not send an accepted event again. So a full stream refuses new events and
+            // drops no old one, and no event expires.
             discard: DiscardPolicy::New,
             max_bytes: self
                 .max_bytes

@@ -190,7 +190,9 @@ async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
         Arc::clone(&ledger.shared.wake.appended),
         ledger.shared.wake.sender.clone(),
     );
-    // On a connection of the user's pool: another one might find other tables with this name.
+    // The channel's name contains the number of the ledger's table. It is read on a connection of
+    // the user's pool, since a connection with another search path might find another table of the
+    // same name.
     let channel = ledger
         .rows(STEP, &ledger.shared.statements.channel, |query| query)
         .await?;

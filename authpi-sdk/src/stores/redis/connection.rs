@@ -164,7 +164,8 @@ impl RedisConnection {
                 return answer;
             };
             // A server that answers that it cannot serve has not run the step, so the step is
-            // retried, but only once.
+            // retried once. It is not retried if an earlier connection was dropped too and no step
+            // has been served since.
             let refused = cannot_serve(&error);
             let broken = error.is_io_error() || error.is_unrecoverable_error();
             if !refused && !broken {

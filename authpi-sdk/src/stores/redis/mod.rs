@@ -281,7 +281,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
     ) -> Result<LeaseStatus, LedgerError> {
         let key = self.key(key);
         let run = || async { Ok(self.run::<i64>(script, &key, arguments).await?) };
-        // A second release would find that the first has ended the claim.
+        // A release is not repeated after a broken connection: if the first one was applied, the
+        // second would return `Lost`.
         let changed = self.step(step, step != RELEASE, run).await?;
         Ok(if changed == 0 {
             LeaseStatus::Lost

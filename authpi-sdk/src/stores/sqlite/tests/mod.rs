@@ -776,8 +776,8 @@ async fn a_look_for_work_reads_no_event_that_is_paused_leased_or_behind_another(
 async fn the_oldest_due_event_is_leased_first() {
     let (clock, time) = clock_at_rest();
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
-    // 10,000 events whose pauses end: more than one step wakes. The pause of the oldest event, by
-    // position, ends last.
+    // The pauses of 10,000 events end, and one step wakes at most 4096. The oldest event (position
+    // 0) has the pause that ends last, so it is woken by the last step.
     run(
         &ledger,
         "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)
