@@ -148,9 +148,9 @@ impl ReconcileBuilder {
     ///
     /// Default: the log is read every time.
     ///
-    /// It is assumed that a delivery's status is only `failed` after all retries. Events that
-    /// AuthPI never tried to deliver for another reason leave no sign, so also run without this
-    /// setting from time to time.
+    /// It is assumed that a delivery's status is only `failed` after all retries. If AuthPI never
+    /// tried to deliver an event although the webhook was active, there is no sign of it. So also
+    /// run without this setting from time to time.
     pub fn only_if_missed(mut self) -> Self {
         self.settings.only_if_missed = true;
         self

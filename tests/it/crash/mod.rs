@@ -110,7 +110,8 @@ impl Trial {
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let seed = number("AUTHPI_CRASH_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
         println!("{name}: seed {seed}, journal in {}", folder.display());
-        // Reqwest may have been built to require one, with or without TLS.
+        // Reqwest may have been built to require a crypto provider, even for a client that never
+        // uses TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             name,

@@ -362,8 +362,9 @@ impl Error {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
-    /// There was no connection (unknown name, refused, proxy, TLS, or the time limit for connecting
-    /// passed). Nothing was sent.
+    /// The last attempt got no connection (unknown name, refused, proxy, TLS, or the time limit for
+    /// connecting passed), so it sent nothing. An earlier attempt may have been sent: see
+    /// [`may_have_run`](Self::may_have_run).
     pub fn is_connect(&self) -> bool {
         matches!(
             self.0.kind,
