@@ -238,7 +238,7 @@ async fn appends_at_the_same_time_share_a_notification() {
         appends.spawn(async move { append(&ledger, n).await });
     }
     appends.join_all().await;
-    // Notifications after this one are not counted, and it is counted itself.
+    // The last notification ends the count, and is not counted itself.
     sqlx::query("SELECT pg_notify($1, 'last')")
         .bind(&channel)
         .execute(&pool(server))
