@@ -236,9 +236,8 @@ impl FaultPlan {
                 DeliveryFault::Reorder { millis }
                 | DeliveryFault::Delay { millis }
                 | DeliveryFault::SlowBody { millis } => time(*millis, path("fault.millis"))?,
-                DeliveryFault::StaleTime { seconds } if *seconds > MAX_STALE_SECONDS => {
-                    let limit = format!("must be at most {MAX_STALE_SECONDS} s");
-                    return Err(invalid(path("fault.seconds"), limit));
+                DeliveryFault::StaleTime { seconds } => {
+                    at_most((*seconds, MAX_STALE_SECONDS, "s"), path("fault.seconds"))?
                 }
                 _ => {}
             }
@@ -366,10 +365,14 @@ fn count(count: u32, field: String) -> Result<(), InvalidPlan> {
 }
 
 fn time(millis: u64, field: String) -> Result<(), InvalidPlan> {
-    if millis <= MAX_MILLIS {
+    at_most((millis, MAX_MILLIS, "ms"), field)
+}
+
+fn at_most((time, limit, unit): (u64, u64, &str), field: String) -> Result<(), InvalidPlan> {
+    if time <= limit {
         Ok(())
     } else {
-        Err(invalid(field, format!("must be at most {MAX_MILLIS} ms")))
+        Err(invalid(field, format!("must be at most {limit} {unit}")))
     }
 }
 

@@ -384,12 +384,14 @@ fn plain(raw: Raw<'_>) -> Option<&str> {
 pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
     let text = utf8(body)?;
     let parts: Vec<Raw<'_>> = parse(text, "")?;
-    // Each part is a copy, so that an event does not keep the whole batch in memory.
-    let own = |part: Raw<'_>| Bytes::copy_from_slice(part.get().as_bytes());
     parts
         .into_iter()
         .enumerate()
-        .map(|(n, part)| read_repaired(&own(part), part.get(), &format!("[{n}].")))
+        .map(|(n, part)| {
+            // A copy, so that an event does not keep the whole batch in memory.
+            let body = Bytes::copy_from_slice(part.get().as_bytes());
+            read_repaired(&body, part.get(), &format!("[{n}]."))
+        })
         .collect()
 }
 
