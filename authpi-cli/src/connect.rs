@@ -71,8 +71,8 @@ impl Connect {
             .as_deref()
             .map(secret::read)
             .transpose()?;
-        // Without options, a key's id and its secret come from the same source. With --key-id but no
-        // --key-secret-file, the secret comes from the first source.
+        // Without options, a key's id and its secret come from the same source. With --key-id but
+        // no --key-secret-file, the secret comes from the first source.
         let key = sources.iter().find(|source| source.key_id.is_some());
         let key_id = self
             .key_id

@@ -234,9 +234,8 @@ impl ReceiverBuilder<VerifyOnly> {
         Self::new(endpoint, verifier, VerifyOnly { max_age })
     }
 
-    /// The maximum age of a delivery, by the `time` in its signed body. Older ones are answered
-    /// with 400, or with 503 if no recent delivery has confirmed this machine's clock. Default 30
-    /// days.
+    /// The maximum age of a delivery, by the `time` in its body. Older ones are answered with 400,
+    /// or with 503 if no recent delivery has confirmed this machine's clock. Default 30 days.
     ///
     /// It should not be longer than your service remembers events. Otherwise, a captured delivery
     /// can be replayed after its event was forgotten.

@@ -141,8 +141,8 @@ impl Disposition {
         }
     }
 
-    /// The body of the response. It is empty for an ordinary success. Other acknowledgements say why
-    /// no handler has succeeded, and refusals repeat only what the status says.
+    /// The body of the response. It is empty for an ordinary success. Other acknowledgements say
+    /// what happened instead, and refusals repeat only what the status says.
     fn text(self) -> &'static str {
         if matches!(self, Self::Handled | Self::Stored) {
             return "";

@@ -438,8 +438,8 @@ mod tests {
         assert_eq!((budget.tokens(), begin.elapsed()), (10, Duration::ZERO));
     }
 
-    /// For each attempt: how many milliseconds it takes to fail, the kind of failure, and the seconds
-    /// of its `Retry-After`.
+    /// For each attempt: how many milliseconds it takes to fail, the kind of failure, and the
+    /// seconds of its `Retry-After`.
     fn failures() -> impl Strategy<Value = Vec<(u64, u8, Option<u64>)>> {
         prop::collection::vec(
             (0..20_000_u64, 0..5_u8, prop::option::of(0..120_u64)),
