@@ -237,7 +237,7 @@ impl FaultPlan {
                 | DeliveryFault::Delay { millis }
                 | DeliveryFault::SlowBody { millis } => time(*millis, path("fault.millis"))?,
                 DeliveryFault::StaleTime { seconds } => {
-                    at_most((*seconds, MAX_STALE_SECONDS, "s"), path("fault.seconds"))?
+                    at_most((*seconds, MAX_STALE_SECONDS, "s"), path("fault.seconds"))?;
                 }
                 _ => {}
             }
